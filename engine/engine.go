@@ -1,0 +1,172 @@
+// Package engine turns prompts into completions. It knows models and tokens, never jobs.
+//
+// An [Engine] is one way of doing so: llama.cpp in this process (engine/llama), any engine behind a process
+// boundary (engine/child), an OpenAI-compatible server (engine/remote), or an answer at once (engine/echo).
+// All of them pass the suite in engine/enginetest.
+package engine
+
+import (
+	"context"
+	"encoding/json"
+)
+
+// Engine runs requests for the models that it serves. All methods may be called from many goroutines.
+type Engine interface {
+	// Info says what is served now. It is cheap: no request is run.
+	Info(ctx context.Context) (Info, error)
+
+	// Run answers one request and returns when it is done. Requests that run at the same moment are batched by the
+	// engine. emit, if not nil, is called in order, from one goroutine at a time, with each piece as it is made; it
+	// must not block for long. The completion returned holds the whole text all the same.
+	//
+	// When ctx ends, Run stops within a step and returns its cause. Every other failure is an *[Error].
+	Run(ctx context.Context, r *Request, emit func(Chunk)) (*Completion, error)
+
+	// Close frees the models. Runs under way end with [ErrUnavailable].
+	Close() error
+}
+
+// Kind is the form of a request's prompt.
+type Kind string
+
+const (
+	// Chat renders Messages with the model's own template.
+	Chat Kind = "chat"
+	// Text continues Prompt (or Tokens) as it stands.
+	Text Kind = "text"
+)
+
+// Model names what a request runs on, resolved: an alias is looked up once, when the job is accepted. All but Name
+// are lower-case hex SHA-256 digests, empty where there is none.
+type Model struct {
+	Name     string `json:"name"`
+	Base     string `json:"base"`
+	Adapter  string `json:"adapter,omitempty"`
+	Template string `json:"template,omitempty"`
+	Settings string `json:"settings,omitempty"`
+}
+
+// B is the short form of the base's digest that stands in subjects and durable names: its first 12 hex digits.
+func (m Model) B() string { return m.Base[:min(12, len(m.Base))] }
+
+// Request is one inference, with every default filled in: two equal requests with equal seeds have equal answers.
+type Request struct {
+	// ID names the request in crash notes and logs. It does not change the answer.
+	ID    string `json:"id,omitempty"`
+	Kind  Kind   `json:"kind"`
+	Model Model  `json:"model"`
+	// Scope is whose KV cells may be shared: the tenant.
+	Scope string `json:"scope,omitempty"`
+	// Messages is the client's array, keys in the client's order (templates print them in that order).
+	Messages json.RawMessage `json:"messages,omitempty"`
+	Prompt   string          `json:"prompt,omitempty"`
+	// Tokens is a prompt already tokenized; it wins over Prompt.
+	Tokens []int32 `json:"tokens,omitempty"`
+	// Tools, ToolChoice and ResponseFormat are the client's JSON, unread here.
+	Tools          json.RawMessage `json:"tools,omitempty"`
+	ToolChoice     json.RawMessage `json:"tool_choice,omitempty"`
+	ResponseFormat json.RawMessage `json:"response_format,omitempty"`
+	// Echo puts the prompt before the answer's text (Text only).
+	Echo     bool     `json:"echo,omitempty"`
+	Sampling Sampling `json:"sampling"`
+}
+
+// Sampling says how tokens are drawn and when the answer ends.
+type Sampling struct {
+	// Temperature 0 takes the likeliest token. Range 0 to 2.
+	Temperature float64 `json:"temperature"`
+	TopP        float64 `json:"top_p"`           // 0 < p ≤ 1
+	TopK        int     `json:"top_k,omitempty"` // 0: no limit
+	MinP        float64 `json:"min_p,omitempty"` // 0: off
+	// FrequencyPenalty and PresencePenalty are OpenAI's, -2 to 2, over the tokens of the answer.
+	FrequencyPenalty float64 `json:"frequency_penalty,omitempty"`
+	PresencePenalty  float64 `json:"presence_penalty,omitempty"`
+	// RepeatPenalty is llama.cpp's, over prompt and answer; 0 and 1 are off.
+	RepeatPenalty float64           `json:"repeat_penalty,omitempty"`
+	LogitBias     map[int32]float64 `json:"logit_bias,omitempty"`
+	// Seed is always set (the producer draws one where the client gave none), so that a retry draws the same tokens.
+	Seed uint64   `json:"seed"`
+	Stop []string `json:"stop,omitempty"` // at most 4; cut from the answer
+	// MaxTokens bounds the answer; 0 is until its end or the context's.
+	MaxTokens int  `json:"max_tokens,omitempty"`
+	MinTokens int  `json:"min_tokens,omitempty"`
+	IgnoreEOS bool `json:"ignore_eos,omitempty"`
+	// N is the number of answers, at least 1; answer i draws with Seed + i.
+	N int `json:"n"`
+	// Logprobs asks for the tokens' log-probabilities; TopLogprobs (0 to 20) for the likeliest others.
+	Logprobs    bool `json:"logprobs,omitempty"`
+	TopLogprobs int  `json:"top_logprobs,omitempty"`
+}
+
+// Chunk is a piece of an answer, in whole UTF-8 characters.
+type Chunk struct {
+	Index    int       `json:"index"`
+	Text     string    `json:"text,omitempty"`
+	Logprobs []Logprob `json:"logprobs,omitempty"`
+	// Finish is set on the last chunk of an answer, with or without text.
+	Finish Finish `json:"finish,omitempty"`
+}
+
+// Finish is why an answer ended, in OpenAI's words.
+type Finish string
+
+const (
+	FinishStop      Finish = "stop"       // end of text or a stop string
+	FinishLength    Finish = "length"     // MaxTokens or the context's end
+	FinishToolCalls Finish = "tool_calls" // the answer is a call
+)
+
+// Logprob is one token and how likely it was (natural logarithm).
+type Logprob struct {
+	Token   string    `json:"token"`
+	Logprob float64   `json:"logprob"`
+	Bytes   []byte    `json:"bytes,omitempty"`
+	Top     []Logprob `json:"top,omitempty"`
+}
+
+// Completion is the whole answer to a request.
+type Completion struct {
+	Choices []Choice `json:"choices"`
+	Usage   Usage    `json:"usage"`
+}
+
+// Choice is one of N answers.
+type Choice struct {
+	Text     string    `json:"text"`
+	Finish   Finish    `json:"finish"`
+	Logprobs []Logprob `json:"logprobs,omitempty"`
+	// ToolCalls is OpenAI's array, where the model made calls.
+	ToolCalls json.RawMessage `json:"tool_calls,omitempty"`
+}
+
+// Usage counts what a request cost.
+type Usage struct {
+	PromptTokens     int `json:"prompt_tokens"`
+	CachedTokens     int `json:"cached_tokens,omitempty"` // of PromptTokens, found in the KV cache
+	CompletionTokens int `json:"completion_tokens"`       // over all choices
+	// EngineSeconds is this request's share of the engine's time: each step's time divided by its rows.
+	EngineSeconds float64 `json:"engine_seconds,omitempty"`
+	// FirstTokenSeconds is the time from Run to the first token, EngineSeconds or not.
+	FirstTokenSeconds float64 `json:"first_token_seconds,omitempty"`
+}
+
+// Info is what an engine serves, and on what.
+type Info struct {
+	Models []ModelInfo `json:"models"`
+	// Slots is how many sequences run at the same moment.
+	Slots  int    `json:"slots"`
+	Device string `json:"device"` // as "cpu (2 threads)" or "cuda:0 NVIDIA H100"
+	// Version says what computes, as "llama.cpp v0.5.0".
+	Version string `json:"version"`
+}
+
+// ModelInfo is one model that an engine serves.
+type ModelInfo struct {
+	Model
+	// Context is the longest prompt and answer together, in tokens; 0 where the engine does not say.
+	Context int `json:"context,omitempty"`
+}
+
+// DecodeObserver is told which requests (by ID) the engine is about to run in one native call, so that a crash can
+// be put down to them. It is called on the engine's loop, only when the set changes: it must return at once.
+type DecodeObserver func(ids []string)

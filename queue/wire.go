@@ -1,0 +1,62 @@
+package queue
+
+import "strings"
+
+// Names of streams, subjects, durables and headers: what others read. B is engine.Model.B, T a tenant's slug.
+const (
+	StreamBacklog = "BACKLOG"
+	StreamLater   = "LATER"
+	StreamJobs    = "JOBS"
+	StreamResults = "RESULTS"
+	StreamOutbox  = "OUTBOX"
+	StreamDead    = "DEAD"
+
+	// DurableAnnounce reads RESULTS for the outbox.
+	DurableAnnounce = "announce"
+
+	// HeaderJob names the job of a message of one job.
+	HeaderJob = "Lorry-Job"
+)
+
+// BacklogSubject is where an accepted job waits.
+func BacklogSubject(l Lane, b, tenant string) string {
+	return "backlog." + string(l) + "." + b + "." + tenant
+}
+
+// DueSubject is where the server itself moves a retry at its time.
+func DueSubject(l Lane, b, tenant string) string { return "due." + string(l) + "." + b + "." + tenant }
+
+// LaterSubject holds a retry until then. Purging it cancels the retry.
+func LaterSubject(job string) string { return "later." + job }
+
+// JobsSubject is the ready window of a lane and base.
+func JobsSubject(l Lane, b string) string { return "jobs." + string(l) + "." + b }
+
+// Durable is the consumer of that window.
+func Durable(l Lane, b string) string { return string(l) + "-" + b }
+
+// ResultSubject is where a job's verdict is committed: the first one stands.
+func ResultSubject(j *Job) string {
+	if j.Batch != "" {
+		return "results.line." + j.Tenant + "." + j.Batch + "." + strings.TrimPrefix(j.ID, "job_"+j.Batch+"-")
+	}
+	return "results.single." + j.Tenant + "." + j.ID
+}
+
+// HookSubject is an event that is to be delivered.
+func HookSubject(tenant, event string) string { return "hook." + tenant + "." + event }
+
+// DeadSubject is a dead letter.
+func DeadSubject(j *Job) string { return "dead." + j.Tenant + "." + j.Request.Model.B() + "." + j.ID }
+
+// Core NATS subjects: hints and views. Nothing depends on them.
+//
+// TokensSubject carries the chunks of one attempt, DoneSubject a job's verdict once it is projected, CancelSubject the
+// wish to stop a job, FleetSubject a worker's heartbeat, WakeSubject (with the backlog's subject as body) news in the
+// backlog of a base, EventsSubject a change of jobs' states.
+func TokensSubject(job, attempt string) string { return "tokens." + job + "." + attempt }
+func DoneSubject(job string) string            { return "done." + job }
+func CancelSubject(job string) string          { return "cancel." + job }
+func FleetSubject(worker string) string        { return "fleet." + worker }
+func WakeSubject(b string) string              { return "wake." + b }
+func EventsSubject(tenant string) string       { return "events.jobs." + tenant }
