@@ -4,6 +4,7 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -144,10 +145,13 @@ func (j *Job) Expired(now time.Time) bool { return j.Deadline != 0 && now.UnixMi
 // Encode is the job's message.
 func (j *Job) Encode() []byte { return encode(j) }
 
+// encode is JSON without HTML escapes, which would blow prompts up to six times their size.
 func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic("queue: " + err.Error()) // our own types: a bug
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

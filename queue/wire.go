@@ -1,6 +1,10 @@
 package queue
 
-import "strings"
+import (
+	"strings"
+
+	"lorry/engine"
+)
 
 // Names of streams, subjects, durables and headers: what others read. B is engine.Model.B, T a tenant's slug.
 const (
@@ -60,3 +64,11 @@ func CancelSubject(job string) string          { return "cancel." + job }
 func FleetSubject(worker string) string        { return "fleet." + worker }
 func WakeSubject(b string) string              { return "wake." + b }
 func EventsSubject(tenant string) string       { return "events.jobs." + tenant }
+
+// TokenMessage is one piece of a running answer, published on TokensSubject for jobs with Stream set. Seq counts from 0
+// within the attempt: a gap means that a hint was lost, and the verdict has the rest.
+type TokenMessage struct {
+	V     int          `json:"v"`
+	Seq   int          `json:"seq"`
+	Chunk engine.Chunk `json:"chunk"`
+}
