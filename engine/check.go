@@ -1,0 +1,78 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"strings"
+)
+
+// Check refuses what no engine can run, whatever its model: an unknown kind, no messages, no answer asked for, and
+// U+0000 anywhere, which ends a string in native code. It costs one pass over the text.
+func (r *Request) Check() error {
+	if r.Sampling.N < 1 {
+		return Errorf(Invalid, CodeInvalidValue, "n", "n must be at least 1")
+	}
+	switch r.Kind {
+	case Chat:
+		if err := checkMessages(r.Messages); err != nil {
+			return err
+		}
+	case Text:
+	default:
+		return Errorf(Invalid, CodeInvalidValue, "kind", "unknown kind of request %q", r.Kind)
+	}
+	return r.checkNUL()
+}
+
+func checkMessages(raw json.RawMessage) error {
+	var list []json.RawMessage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return Errorf(Invalid, CodeInvalidValue, "messages", "messages must be an array of messages")
+	}
+	if len(list) == 0 {
+		return Errorf(Invalid, CodeInvalidValue, "messages", "messages must hold at least one message")
+	}
+	return nil
+}
+
+func (r *Request) checkNUL() error {
+	for _, f := range []struct {
+		param string
+		raw   json.RawMessage
+	}{{"messages", r.Messages}, {"tools", r.Tools}, {"tool_choice", r.ToolChoice}, {"response_format", r.ResponseFormat}} {
+		if jsonHasNUL(f.raw) {
+			return errNUL(f.param)
+		}
+	}
+	if strings.ContainsRune(r.Prompt, 0) {
+		return errNUL("prompt")
+	}
+	for _, s := range r.Sampling.Stop {
+		if strings.ContainsRune(s, 0) {
+			return errNUL("stop")
+		}
+	}
+	return nil
+}
+
+func errNUL(param string) error {
+	return Errorf(Invalid, CodeInvalidValue, param, "%s holds the character U+0000, which no model can read", param)
+}
+
+// jsonHasNUL says whether a string or key of the JSON value holds U+0000. Only text that may hold it is parsed.
+func jsonHasNUL(raw json.RawMessage) bool {
+	if !bytes.Contains(raw, []byte(`\u0000`)) && bytes.IndexByte(raw, 0) < 0 {
+		return false
+	}
+	for d := json.NewDecoder(bytes.NewReader(raw)); ; {
+		switch t, err := d.Token(); {
+		case err != nil:
+			return err != io.EOF // JSON that can't be parsed is not passed on
+		default:
+			if s, ok := t.(string); ok && strings.ContainsRune(s, 0) {
+				return true
+			}
+		}
+	}
+}
