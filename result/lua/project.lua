@@ -1,0 +1,52 @@
+-- project: committed verdicts of one tenant become visible. Without effect on a job that is over.
+-- KEYS  1 {T}:jobs, 2 {T}:usage:<day>, 3 {T}:cacheidx, 4 {T}:cachebytes,
+--       then for each job: its hash, {T}:cache:<sha>, {T}:flight:<sha> ({T}:none where it has no cache key)
+-- ARGV  1 seconds that a verdict is kept, 2 now (ms), 3 seconds that an answer is cached, 4 bytes of cache,
+--       then for each job: id, created (ms), state, facts (JSON), verdict (JSON), completion for the cache or '',
+--       prompt tokens, cached tokens, completion tokens, engine microseconds, 1 if it was answered without a run
+-- returns for each job 1 if this call ended it, else 0
+local out = {}
+for i = 5, #KEYS, 3 do
+  local at = 5 + (i - 5) / 3 * 11
+  local k, id = KEYS[i], ARGV[at]
+  local state = redis.call('HGET', k, 'state')
+  if state and state ~= 'queued' and state ~= 'running' then
+    out[#out + 1] = 0
+  else
+    redis.call('HDEL', k, 'token', 'seq', 'until')
+    redis.call('HSETNX', k, 'facts', ARGV[at + 3])
+    redis.call('HSET', k, 'state', ARGV[at + 2], 'verdict', ARGV[at + 4])
+    redis.call('EXPIRE', k, ARGV[1])
+    redis.call('ZADD', KEYS[1], ARGV[at + 1], id)
+    local u = KEYS[2]
+    redis.call('HINCRBY', u, 'jobs_' .. ARGV[at + 2], 1)
+    if ARGV[at + 10] == '1' then
+      redis.call('HINCRBY', u, 'jobs_cached', 1)
+    else
+      redis.call('HINCRBY', u, 'prompt_tokens', ARGV[at + 6])
+      redis.call('HINCRBY', u, 'cached_tokens', ARGV[at + 7])
+      redis.call('HINCRBY', u, 'completion_tokens', ARGV[at + 8])
+      redis.call('HINCRBY', u, 'engine_us', ARGV[at + 9])
+    end
+    redis.call('EXPIRE', u, 34560000)
+    local value, cache = ARGV[at + 5], KEYS[i + 1]
+    if value ~= '' and #value <= tonumber(ARGV[4]) then
+      local old = tonumber(redis.call('HGET', KEYS[4], cache) or 0)
+      redis.call('SET', cache, value, 'EX', ARGV[3])
+      redis.call('ZADD', KEYS[3], ARGV[2], cache)
+      redis.call('HSET', KEYS[4], cache, #value)
+      local total = redis.call('HINCRBY', KEYS[4], 'total', #value - old)
+      while total > tonumber(ARGV[4]) do
+        local oldest = redis.call('ZPOPMIN', KEYS[3])[1]
+        if not oldest then break end
+        local n = tonumber(redis.call('HGET', KEYS[4], oldest) or 0)
+        redis.call('DEL', oldest)
+        redis.call('HDEL', KEYS[4], oldest)
+        total = redis.call('HINCRBY', KEYS[4], 'total', -n)
+      end
+    end
+    if redis.call('GET', KEYS[i + 2]) == id then redis.call('DEL', KEYS[i + 2]) end
+    out[#out + 1] = 1
+  end
+end
+return out

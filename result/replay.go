@@ -1,0 +1,142 @@
+package result
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"lorry/queue"
+)
+
+// replayAtOnce is how many messages one look at a stream reads.
+const replayAtOnce = 1000
+
+// Replay derives Redis again from RESULTS, BACKLOG, LATER and JOBS, and then sets the epoch, which opens the doors. It
+// may run while others work, and twice: every step is without effect on what is known. n counts messages.
+func (s *Store) Replay(ctx context.Context) (n int, err error) {
+	steps := []struct {
+		stream, filter string
+		apply          func(context.Context, []queue.Stored) error
+	}{
+		{queue.StreamResults, "results.>", s.replayVerdicts},
+		{queue.StreamBacklog, "backlog.>", s.replayJobs},
+		{queue.StreamLater, ">", s.replayJobs},
+		{queue.StreamJobs, "jobs.>", s.replayDeliveries},
+	}
+	for _, st := range steps {
+		k, err := s.scan(ctx, st.stream, st.filter, st.apply)
+		if n += k; err != nil {
+			return n, fmt.Errorf("result: replay %s: %w", st.stream, err)
+		}
+	}
+	return n, s.Open(ctx)
+}
+
+// Open says that Redis holds what the streams say.
+func (s *Store) Open(ctx context.Context) error {
+	if err := s.rdb.SetNX(ctx, epochKey, time.Now().UnixMilli(), 0).Err(); err != nil {
+		return s.away(err)
+	}
+	return nil
+}
+
+func (s *Store) scan(ctx context.Context, stream, filter string, apply func(context.Context, []queue.Stored) error) (n int, err error) {
+	for seq, more := uint64(1), true; more; {
+		var ms []queue.Stored
+		if ms, more, err = s.q.Read(ctx, stream, filter, seq, replayAtOnce); err != nil {
+			return n, err
+		}
+		if len(ms) == 0 {
+			return n, nil
+		}
+		if err = apply(ctx, ms); err != nil {
+			return n, err
+		}
+		n, seq = n+len(ms), ms[len(ms)-1].Seq+1
+	}
+	return n, nil
+}
+
+// replayVerdicts projects records; one that can't be read is told of and left.
+func (s *Store) replayVerdicts(ctx context.Context, ms []queue.Stored) error {
+	var vs []*Verdict
+	for _, m := range ms {
+		v, err := Decode(m.Data)
+		if err != nil {
+			s.cfg.Log.Error().Err(err).Uint64("seq", m.Seq).Msg("record left out of the replay")
+			continue
+		}
+		vs = append(vs, v)
+	}
+	if err := s.project(ctx, vs); err != nil {
+		return err
+	}
+	for _, v := range vs {
+		if err := s.rebind(ctx, v.Tenant, v.Idem, v.Job, v.Created); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) replayJobs(ctx context.Context, ms []queue.Stored) error {
+	var jobs []*queue.Job
+	for _, m := range ms {
+		j, err := queue.DecodeJob(m.Data)
+		if err != nil {
+			s.cfg.Log.Error().Err(err).Uint64("seq", m.Seq).Msg("job left out of the replay")
+			continue
+		}
+		jobs = append(jobs, &j)
+	}
+	return s.reaccept(ctx, jobs)
+}
+
+func (s *Store) replayDeliveries(ctx context.Context, ms []queue.Stored) error {
+	var jobs []*queue.Job
+	for _, m := range ms {
+		d, err := queue.DecodeDelivery(m.Data)
+		if err != nil {
+			continue // the worker that pulls it buries it
+		}
+		for i := range d.Jobs {
+			jobs = append(jobs, &d.Jobs[i])
+		}
+	}
+	return s.reaccept(ctx, jobs)
+}
+
+// reaccept is Accept while the epoch is gone.
+func (s *Store) reaccept(ctx context.Context, jobs []*queue.Job) error {
+	var calls []call
+	for t, js := range byTenant(jobs) {
+		calls = append(calls, s.acceptCall(t, js))
+	}
+	if _, err := s.run(ctx, false, calls...); err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if err := s.rebind(ctx, j.Tenant, j.Idem, j.ID, j.Created); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rebind restores an idempotency key for the rest of its time.
+func (s *Store) rebind(ctx context.Context, tenant string, i *queue.Idem, job string, created int64) error {
+	if i == nil {
+		return nil
+	}
+	left := idemTTL - s.now().Sub(time.UnixMilli(created))
+	if left <= 0 {
+		return nil
+	}
+	err := s.rdb.SetArgs(ctx, idemKey(tenant, i.Key), job+" "+i.Body, redis.SetArgs{Mode: "NX", TTL: left}).Err()
+	if err != nil && err != redis.Nil {
+		return s.away(err)
+	}
+	return nil
+}
