@@ -157,3 +157,12 @@ func btoi(b bool) int {
 	}
 	return 0
 }
+
+// CountCrash adds a crash that was a job's own, and returns how many there are.
+func (s *Store) CountCrash(ctx context.Context, h *Held) (int, error) {
+	n, err := s.rdb.HIncrBy(ctx, jobKey(h.Job.Tenant, h.Job.ID), "crashes", 1).Result()
+	if err != nil {
+		return 0, s.away(err)
+	}
+	return int(n), nil
+}
