@@ -1,0 +1,178 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+// Bucket is the KV bucket's name.
+const Bucket = "models"
+
+// Config says where the models are. JS is required.
+type Config struct {
+	JS jetstream.JetStream
+	// Replicas of the bucket; 0 is 1.
+	Replicas int
+	Log      zerolog.Logger
+}
+
+// Registry is the models of a fleet. Its methods may be called from many goroutines.
+type Registry struct {
+	cfg   Config
+	ready chan struct{} // closed once the bucket has been read
+
+	mu     sync.RWMutex
+	models map[string]entry // by key
+}
+
+type entry struct {
+	Model
+	revision uint64
+	gone     bool // deleted, or unreadable
+}
+
+// New makes a Registry. It asks the server nothing.
+func New(c Config) *Registry {
+	c.Replicas = cmp.Or(c.Replicas, 1)
+	return &Registry{cfg: c, ready: make(chan struct{}), models: map[string]entry{}}
+}
+
+// Setup makes the bucket. It is an admin step; doing it again changes nothing.
+func (r *Registry) Setup(ctx context.Context) error {
+	c := jetstream.KeyValueConfig{Bucket: Bucket, Description: "what models' names stand for", Storage: jetstream.FileStorage, Replicas: r.cfg.Replicas}
+	if _, err := r.cfg.JS.CreateOrUpdateKeyValue(ctx, c); err != nil {
+		return fmt.Errorf("registry: set up bucket %s: %w", Bucket, err)
+	}
+	return nil
+}
+
+// Ready is closed once Run has read the bucket: from then on Resolve and List answer.
+func (r *Registry) Ready() <-chan struct{} { return r.ready }
+
+// Put registers a model, or changes what its name stands for. A record that says the same already is left alone. When
+// Put returns, Resolve here knows the model; elsewhere after the watch's delay.
+func (r *Registry) Put(ctx context.Context, m Model) error {
+	if err := m.check(); err != nil {
+		return err
+	}
+	kv, err := r.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	m.V = V
+	for {
+		old, err := get(ctx, kv, m.Name)
+		if err != nil {
+			return err
+		}
+		err = r.write(ctx, kv, old, m)
+		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) && !errors.Is(err, jetstream.ErrKeyExists) {
+			return err
+		} // else someone else wrote it: look again
+	}
+}
+
+// write replaces old, which is the zero entry where there is none.
+func (r *Registry) write(ctx context.Context, kv jetstream.KeyValue, old entry, m Model) (err error) {
+	n, _ := ParseName(m.Name)
+	m.Created = cmp.Or(old.Created, m.Created, time.Now().Unix())
+	revision := old.revision
+	switch {
+	case revision != 0 && old.same(m):
+	case revision == 0:
+		revision, err = kv.Create(ctx, n.key(), encode(m))
+	default:
+		revision, err = kv.Update(ctx, n.key(), encode(m), revision)
+	}
+	if err != nil {
+		return fmt.Errorf("registry: write model %s: %w", m.Name, err)
+	}
+	if old.Base != "" && old.Base != m.Base {
+		r.cfg.Log.Warn().Str("model", m.Name).Str("was", old.Base).Str("base", m.Base).Msg("model stands for another base now")
+	}
+	r.apply(n.key(), entry{Model: m, revision: revision})
+	return nil
+}
+
+// Resolve is what a name (name, name:version or name@alias) stands for, from memory. ErrNotFound says that nothing is
+// registered under it, ErrName that nothing can be, ErrNotReady that it isn't known yet.
+func (r *Registry) Resolve(s string) (Model, error) {
+	n, err := ParseName(s)
+	if err != nil {
+		return Model{}, err
+	}
+	select {
+	case <-r.ready:
+	default:
+		return Model{}, ErrNotReady
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	e, ok := r.models[n.key()]
+	if !ok || e.gone {
+		return Model{}, fmt.Errorf("registry: model %s: %w", n, ErrNotFound)
+	}
+	return e.Model, nil
+}
+
+// List is all models, sorted by name, from memory.
+func (r *Registry) List() []Model {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	out := make([]Model, 0, len(r.models))
+	for _, e := range r.models {
+		if !e.gone {
+			out = append(out, e.Model)
+		}
+	}
+	slices.SortFunc(out, func(a, b Model) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+func (r *Registry) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	kv, err := r.cfg.JS.KeyValue(ctx, Bucket)
+	if err != nil {
+		return nil, fmt.Errorf("registry: bucket %s: %w", Bucket, err)
+	}
+	return kv, nil
+}
+
+// get is a model's record; the zero entry where there is none. One that can't be read is there to be replaced.
+func get(ctx context.Context, kv jetstream.KeyValue, s string) (entry, error) {
+	n, err := ParseName(s)
+	if err != nil {
+		return entry{}, err
+	}
+	e, err := kv.Get(ctx, n.key())
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return entry{}, nil
+	}
+	if err != nil {
+		return entry{}, fmt.Errorf("registry: read model %s: %w", n, err)
+	}
+	return decode(e), nil
+}
+
+func decode(e jetstream.KeyValueEntry) entry {
+	out := entry{revision: e.Revision()}
+	out.gone = e.Operation() != jetstream.KeyValuePut || json.Unmarshal(e.Value(), &out.Model) != nil
+	return out
+}
+
+func encode(m Model) []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic("registry: " + err.Error()) // our own type: a bug
+	}
+	return b
+}
