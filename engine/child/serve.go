@@ -1,0 +1,202 @@
+package child
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"lorry/engine"
+)
+
+// linger is how long the child gives its engine to end, once the pipe has. It is less than the parent's grace.
+const linger = 4 * time.Second
+
+// server is the child's end.
+type server struct {
+	conn   io.ReadWriteCloser
+	engine engine.Engine // set before ready is sent
+	ctx    context.Context
+	runs   sync.WaitGroup
+
+	write sync.Mutex
+
+	mu    sync.Mutex
+	calls map[uint64]context.CancelCauseFunc
+}
+
+// errPipe is the end of the runs' contexts in the child when the parent has gone.
+var errPipe = errors.New("engine/child: the pipe to the parent has ended")
+
+// Serve opens an engine, tells the parent that it is ready, and serves it until the pipe ends (nil: the parent has
+// closed it, or died) or ctx does. It closes conn and the engine. The caller must then end the process: where an
+// engine is stuck in a native call, or still opening, Serve returns without it.
+//
+// open gets the observer that the engine must call before native calls. Its error, as text, is what the parent's Start
+// fails with.
+func Serve(ctx context.Context, conn io.ReadWriteCloser, open func(observe engine.DecodeObserver) (engine.Engine, error)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer conn.Close()
+	s := &server{conn: conn, ctx: ctx, calls: map[uint64]context.CancelCauseFunc{}}
+	opened, ended := make(chan error, 1), make(chan error, 1)
+	go func() { opened <- s.open(open) }()
+	if err := s.opening(opened, ended); err != nil {
+		return err
+	}
+	select {
+	case err := <-ended:
+		cancel(errPipe)
+		return errors.Join(err, s.shut())
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), s.shut())
+	}
+}
+
+func (s *server) open(open func(engine.DecodeObserver) (engine.Engine, error)) (err error) {
+	s.engine, err = open(s.observe)
+	return err
+}
+
+// opening waits for the engine, and watches the pipe meanwhile: the parent asks nothing before it is ready.
+func (s *server) opening(opened <-chan error, ended chan error) error {
+	asked := make(chan struct{})
+	go func() { ended <- s.read(asked) }()
+	select {
+	case err := <-opened:
+		if err != nil {
+			return errors.Join(err, s.send(&message{Kind: kindFatal, Error: engine.AsError(err)}))
+		}
+		close(asked)
+		return s.send(&message{Kind: kindReady})
+	case err := <-ended:
+		return errors.Join(errPipe, err)
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	}
+}
+
+// read takes the parent's messages until the pipe ends. None is looked at before the engine is open.
+func (s *server) read(open <-chan struct{}) error {
+	in := newFrameReader(s.conn)
+	for {
+		m, err := in.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("engine/child: read: %w", err)
+		}
+		select {
+		case <-open:
+		case <-s.ctx.Done():
+			return nil
+		}
+		s.handle(m)
+	}
+}
+
+func (s *server) handle(m *message) {
+	switch m.Kind {
+	case kindRun:
+		ctx := s.begin(m.N)
+		s.runs.Go(func() { s.run(ctx, m) })
+	case kindCancel:
+		s.finish(m.N)
+	case kindInfo:
+		s.runs.Go(func() { s.info(m.N) })
+	}
+}
+
+func (s *server) begin(n uint64) context.Context {
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls[n] = cancel
+	return ctx
+}
+
+// errCancelled is what a run ends with here when the parent's caller has left.
+var errCancelled error = engine.Errorf(engine.Cancelled, "", "", "the caller ended the run")
+
+func (s *server) finish(n uint64) {
+	s.mu.Lock()
+	cancel := s.calls[n]
+	delete(s.calls, n)
+	s.mu.Unlock()
+	if cancel != nil {
+		cancel(errCancelled)
+	}
+}
+
+// run answers one request. A panic in the engine is not caught: it is a crash, as it would be in native code.
+func (s *server) run(ctx context.Context, m *message) {
+	defer s.finish(m.N)
+	var emit func(engine.Chunk)
+	if m.Stream {
+		emit = func(c engine.Chunk) { s.send(&message{Kind: kindChunk, N: m.N, Chunk: &c}) }
+	}
+	done, err := s.engine.Run(ctx, m.Request, emit)
+	if err != nil {
+		s.fail(m.N, err)
+		return
+	}
+	s.answer(&message{Kind: kindDone, N: m.N, Completion: done})
+}
+
+func (s *server) info(n uint64) {
+	info, err := s.engine.Info(s.ctx)
+	if err != nil {
+		s.fail(n, err)
+		return
+	}
+	s.answer(&message{Kind: kindInfo, N: n, Info: &info})
+}
+
+func (s *server) fail(n uint64, err error) {
+	s.send(&message{Kind: kindError, N: n, Error: engine.AsError(err)})
+}
+
+// answer sends the last message of a call; where that can't be written as JSON, it sends why.
+func (s *server) answer(m *message) {
+	if err := s.send(m); err != nil && s.ctx.Err() == nil {
+		s.fail(m.N, err)
+	}
+}
+
+// observe writes the set into the pipe before it returns: the kernel holds it whatever happens to this process next.
+func (s *server) observe(ids []string) { s.send(&message{Kind: kindDecoding, IDs: ids}) }
+
+// send writes one frame. The parent always reads, so that it does not wait for long.
+func (s *server) send(m *message) error {
+	frame, err := encode(m)
+	if err != nil {
+		return err
+	}
+	s.write.Lock()
+	defer s.write.Unlock()
+	if _, err := s.conn.Write(frame); err != nil {
+		return fmt.Errorf("engine/child: write: %w", err)
+	}
+	return nil
+}
+
+// shut ends the engine with its runs, unless it is stuck.
+func (s *server) shut() error {
+	closed := make(chan error, 1)
+	go func() {
+		err := s.engine.Close()
+		s.runs.Wait()
+		closed <- err
+	}()
+	timer := time.NewTimer(linger)
+	defer timer.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timer.C:
+		return errors.New("engine/child: the engine did not close in time")
+	}
+}
