@@ -1,0 +1,362 @@
+// Package llama runs models on llama.cpp, in this process.
+//
+// One goroutine, the loop, owns a context and calls into it. At every step it computes one token for each sequence
+// that draws, and with the room that is left a piece of the prompts of those that have joined: so a step's time is
+// bounded, nobody waits for another's long prompt, and sequences join and leave at any step. Tokens are drawn in Go,
+// by a generator without state, so an answer does not depend on its neighbours, nor on being preempted half-way.
+//
+// On a CPU a call holds at most 63 rows, because llama.cpp's attention takes another path from 64 on; with that, and
+// with one thread, an answer's logits were the same to the last bit alone and in any batch. With more threads a lone
+// row is computed in another order, and the last bits of its logits may differ.
+//
+// llama.cpp is C++: it ends the process where it asserts, and reads memory where a file or an argument misleads it. So
+// every id, index and count is checked here first, and the package belongs into a process of its own (cmd/lorry-engine).
+package llama
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hybridgroup/yzma/pkg/llama"
+	"github.com/rs/zerolog"
+
+	"lorry/engine"
+)
+
+// Config says what to run. Lib and File must be set.
+type Config struct {
+	// Lib is the folder of llama.cpp's libraries, of exactly the release Version.
+	Lib string
+	// File is the model, in GGUF.
+	File string
+	// Model is what the model is called. An empty Base is computed from the file (which reads all of it), an empty
+	// Template from the file's chat template.
+	Model engine.Model
+	// Slots is how many sequences run at the same moment. 0: 8.
+	Slots int
+	// Context is the size of the KV cache in tokens, for all sequences together. Each may grow to the smaller of it and
+	// of what the model was trained on. 0: 8192.
+	Context int
+	// Threads compute. 0: a thread for each core that this process may use, but one, which is left to everything else;
+	// at least 1.
+	Threads int
+	// Rows is the most tokens of one native call, at least Slots. 0: 63 on a CPU, 512 on an accelerator.
+	Rows int
+	// Observe is told whose requests the next native call holds. nil: nobody is.
+	Observe engine.DecodeObserver
+	// Log receives llama.cpp's errors, and its warnings at debug level. The zero value discards.
+	Log zerolog.Logger
+}
+
+// Engine runs one model. It is an engine.Engine.
+type Engine struct {
+	info     engine.Info
+	limit    int
+	model    *model
+	loop     *loop
+	work     *scratch
+	native   sync.RWMutex // held for reading while the tokenizer may be in use
+	closed   bool
+	closeOne sync.Once
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// Open loads the libraries, once in a process, and the model, and starts the loop.
+func Open(c Config) (*Engine, error) {
+	if err := load(c.Lib); err != nil {
+		return nil, err
+	}
+	library.log.begin(c.Log)
+	c.Threads = cmp.Or(c.Threads, defaultThreads())
+	name, accelerated := device(c.Threads)
+	c.setDefaults(accelerated)
+	m, err := openModel(c, accelerated)
+	if err != nil {
+		return nil, err
+	}
+	if c.Model.Base == "" {
+		if c.Model.Base, err = Digest(c.File); err != nil {
+			m.free()
+			return nil, err
+		}
+	}
+	c.Model.Template = cmp.Or(c.Model.Template, textDigest(m.source))
+	return start(c, m, name), nil
+}
+
+func (c *Config) setDefaults(accelerated bool) {
+	rows := 63
+	if accelerated {
+		rows = 512
+	}
+	c.Slots = min(cmp.Or(max(c.Slots, 0), 8), maxSlots)
+	c.Context = cmp.Or(max(c.Context, 0), 8192)
+	c.Rows = max(cmp.Or(max(c.Rows, 0), rows), c.Slots)
+}
+
+// maxSlots is llama.cpp's bound on sequences.
+const maxSlots = 256
+
+// defaultThreads leaves a core free: a thread of ggml that waits for its turn stops all the others.
+func defaultThreads() int {
+	return max(1, min(runtime.GOMAXPROCS(0)-1, int(llama.Threads())))
+}
+
+func start(c Config, m *model, device string) *Engine {
+	e := &Engine{model: m, limit: m.limit(), work: &scratch{}}
+	e.loop = newLoop(m, m.vocab, c.Slots, m.cells, m.rows, m.branches, c.Observe)
+	e.info = engine.Info{
+		Models: []engine.ModelInfo{{Model: c.Model, Context: e.limit}},
+		Slots:  c.Slots, Device: device, Version: "llama.cpp " + Version,
+	}
+	go func() {
+		runtime.LockOSThread() // a CUDA device is current to a thread
+		defer runtime.UnlockOSThread()
+		e.loop.run()
+	}()
+	c.Log.Info().Str("model", c.Model.Name).Str("device", device).Int("slots", c.Slots).Int("cells", m.cells).
+		Int("context", e.limit).Int("threads", c.Threads).Int("rows", m.rows).Msg("model loaded")
+	return e
+}
+
+// Info says what is served.
+func (e *Engine) Info(context.Context) (engine.Info, error) { return e.info, nil }
+
+// Stats counts what was done so far, up to the last step.
+func (e *Engine) Stats() Stats { return e.loop.read() }
+
+// Run answers one request. See [engine.Engine].
+func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	begun := time.Now()
+	prompt, err := e.prepare(r)
+	if err != nil {
+		return nil, err
+	}
+	u := newRun(ctx, r, prompt, e.limit, emit != nil, e.work)
+	u.begun = begun
+	if r.Echo {
+		e.echo(u)
+	}
+	if err := e.loop.submit(u); err != nil {
+		return nil, err
+	}
+	return u.wait(emit)
+}
+
+// Close ends all runs and frees the model. It waits for the step under way.
+func (e *Engine) Close() error {
+	e.closeOne.Do(func() {
+		e.loop.close()
+		e.native.Lock()
+		defer e.native.Unlock()
+		e.closed = true
+		e.model.free()
+	})
+	return nil
+}
+
+// prepare checks a request and makes its prompt's tokens, on the caller's goroutine.
+func (e *Engine) prepare(r *engine.Request) ([]int32, error) {
+	e.native.RLock()
+	defer e.native.RUnlock()
+	if e.closed {
+		return nil, errClosed()
+	}
+	if err := e.serves(r.Model); err != nil {
+		return nil, err
+	}
+	if err := check(r, e.model.vocab); err != nil {
+		return nil, err
+	}
+	return e.tokens(r)
+}
+
+// serves compares what both sides name.
+func (e *Engine) serves(m engine.Model) error {
+	own := e.info.Models[0].Model
+	differ := func(asked, has string) bool { return asked != "" && asked != has }
+	if differ(m.Name, own.Name) || differ(m.Base, own.Base) || differ(m.Template, own.Template) || m.Adapter != own.Adapter {
+		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the model %q is not served here", m.Name)
+	}
+	return nil
+}
+
+func (e *Engine) tokens(r *engine.Request) ([]int32, error) {
+	switch {
+	case r.Kind == engine.Chat:
+		return e.chatTokens(r)
+	case len(r.Tokens) > 0:
+		return e.fit(r.Tokens, "prompt")
+	}
+	return e.textTokens(r.Prompt)
+}
+
+// chatTokens renders a conversation. What the client wrote never becomes a control token.
+func (e *Engine) chatTokens(r *engine.Request) ([]int32, error) {
+	if e.model.template == nil {
+		return nil, engine.Errorf(engine.Invalid, engine.CodeUnsupported, "messages", "this model has no chat template: ask for a completion")
+	}
+	veil := e.model.vocab.newVeil()
+	prompt, err := e.model.template.render(r.Messages, veil.mask)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.tooLong(prompt, "messages"); err != nil {
+		return nil, err
+	}
+	return e.fit(e.model.vocab.begin(veil.tokenize(prompt)), "messages")
+}
+
+// textTokens takes the prompt as its author wrote it, control tokens and all.
+func (e *Engine) textTokens(prompt string) ([]int32, error) {
+	if !utf8.ValidString(prompt) {
+		return nil, engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "prompt", "the prompt is no valid UTF-8")
+	}
+	if err := e.tooLong(prompt, "prompt"); err != nil {
+		return nil, err
+	}
+	ids := e.model.vocab.begin(e.model.vocab.tokenize(prompt, true))
+	if len(ids) == 0 {
+		return nil, engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "prompt", "the prompt is empty")
+	}
+	return e.fit(ids, "prompt")
+}
+
+// tooLong refuses a text that can't fit, before the time is spent to count its tokens.
+func (e *Engine) tooLong(prompt, param string) error {
+	if least := len(prompt) / max(1, e.model.vocab.longest); least >= e.limit {
+		return contextLength(e.limit, least, param)
+	}
+	return nil
+}
+
+// fit refuses a prompt that leaves no room for an answer.
+func (e *Engine) fit(ids []int32, param string) ([]int32, error) {
+	if len(ids) >= e.limit {
+		return nil, contextLength(e.limit, len(ids), param)
+	}
+	return ids, nil
+}
+
+func contextLength(limit, got int, param string) error {
+	return engine.Errorf(engine.Invalid, engine.CodeContextLength, param,
+		"This model's maximum context length is %d tokens. However, your %s resulted in %d tokens. Please reduce the length of the %s.",
+		limit, param, got, param)
+}
+
+// echo puts the prompt before each answer.
+func (e *Engine) echo(u *run) {
+	prompt := u.request.Prompt
+	if len(u.request.Tokens) > 0 {
+		prompt = e.model.vocab.detokenize(u.request.Tokens)
+	}
+	for _, s := range u.seqs {
+		s.text.done.WriteString(prompt)
+		u.outbox.put(engine.Chunk{Index: s.choice, Text: prompt})
+	}
+}
+
+// Bounds of OpenAI's API, and of good sense.
+const (
+	maxStops = 4
+	maxTop   = 20
+	maxN     = 128
+)
+
+// check refuses what this engine can't or will not do, each by its name: nothing that was asked for is left out.
+func check(r *engine.Request, v *vocab) error {
+	if err := r.Check(); err != nil {
+		return err
+	}
+	if err := checkFeatures(r); err != nil {
+		return err
+	}
+	for id := range r.Sampling.LogitBias {
+		if !v.has(id) {
+			return invalid("logit_bias", "logit_bias names the token %d, but there are %d", id, v.size)
+		}
+	}
+	for _, id := range r.Tokens {
+		if !v.has(id) {
+			return invalid("prompt", "the prompt holds the token %d, but there are %d", id, v.size)
+		}
+	}
+	return checkSampling(r.Sampling)
+}
+
+func invalid(param, format string, args ...any) error {
+	return engine.Errorf(engine.Invalid, engine.CodeInvalidValue, param, format, args...)
+}
+
+func unsupported(param, what string) error {
+	return engine.Errorf(engine.Invalid, engine.CodeUnsupported, param, "this engine does not support %s", what)
+}
+
+func checkFeatures(r *engine.Request) error {
+	choice := word(r.ToolChoice, "")
+	switch {
+	case choice != "" && choice != "none" && choice != "auto":
+		return unsupported("tool_choice", "forced tool calls")
+	case !blank(r.Tools) && choice != "none":
+		return unsupported("tools", "tools")
+	case !blank(r.ResponseFormat) && word(r.ResponseFormat, "type") != "text":
+		return unsupported("response_format", "response formats other than text")
+	case r.Echo && r.Sampling.Logprobs:
+		return unsupported("echo", "echo together with logprobs")
+	case r.Echo && r.Kind != engine.Text:
+		return unsupported("echo", "echo of a conversation")
+	}
+	return nil
+}
+
+// blank says that a field holds nothing.
+func blank(raw json.RawMessage) bool {
+	s := strings.Join(strings.Fields(string(raw)), "")
+	return s == "" || s == "null" || s == "[]"
+}
+
+// word is a JSON string, or the string under a key of an object; "?" for anything else that is not nothing.
+func word(raw json.RawMessage, key string) (s string) {
+	if blank(raw) || json.Unmarshal(raw, &s) == nil && key == "" {
+		return s
+	}
+	var fields map[string]json.RawMessage
+	if key != "" && json.Unmarshal(raw, &fields) == nil && json.Unmarshal(fields[key], &s) == nil {
+		return s
+	}
+	return "?"
+}
+
+func checkSampling(s engine.Sampling) error {
+	for _, f := range []struct {
+		name       string
+		got        float64
+		from, upto float64
+	}{
+		{"temperature", s.Temperature, 0, 2}, {"top_p", s.TopP, 0, 1}, {"min_p", s.MinP, 0, 1},
+		{"frequency_penalty", s.FrequencyPenalty, -2, 2}, {"presence_penalty", s.PresencePenalty, -2, 2},
+		{"repeat_penalty", s.RepeatPenalty, 0, 100}, {"n", float64(s.N), 1, maxN}, {"top_k", float64(s.TopK), 0, 1 << 31},
+		{"max_tokens", float64(s.MaxTokens), 0, 1 << 31}, {"min_tokens", float64(s.MinTokens), 0, 1 << 31},
+		{"top_logprobs", float64(s.TopLogprobs), 0, maxTop}, {"stop", float64(len(s.Stop)), 0, maxStops},
+	} {
+		if !(f.got >= f.from && f.got <= f.upto) {
+			return invalid(f.name, "%s is %v: it must be between %v and %v", f.name, f.got, f.from, f.upto)
+		}
+	}
+	for _, stop := range s.Stop {
+		if stop == "" {
+			return invalid("stop", "a stop string is empty")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,469 @@
+package llama
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"lorry/engine"
+)
+
+// decoder is what the loop asks of llama.cpp.
+type decoder interface {
+	decode(rows []row) (code int32)
+	logits(row int) []float32
+	share(from, to, n int)
+	remove(slot, from int) bool
+	why(code int32) string
+}
+
+// Stats counts what an engine has done.
+type Stats struct {
+	Steps       int           // native calls
+	Rows        int           // tokens computed in them
+	Drawn       int           // tokens of answers
+	Preempted   int           // sequences that lost their cells to older ones and were computed again
+	Failed      int           // native calls that failed
+	Busy        time.Duration // time in steps
+	Running     int
+	Waiting     int
+	CellsInUse  int
+	CellsInAll  int
+	SlotsInAll  int
+	Outstanding int // requests taken and not ended
+}
+
+// loop owns the context: it alone calls into it. Sequences join and leave at every step.
+type loop struct {
+	dev      decoder
+	vocab    *vocab
+	rows     int // most rows of a step
+	branches bool
+	observe  engine.DecodeObserver
+	pool     *pool
+	cells    int
+	slots    int
+	running  []*sequence // oldest first
+	waiting  []*sequence // first come, first served; preempted ones before all
+	seen     []string    // what observe was told last
+	finished []*sequence // in this step
+	fresh    []*run      // with chunks put out in this step
+	stats    Stats
+
+	mu       sync.Mutex
+	inbox    []*run
+	closed   bool
+	snapshot Stats
+	wake     chan struct{}
+	stopped  chan struct{}
+}
+
+func newLoop(dev decoder, v *vocab, slots, cells, rows int, branches bool, observe engine.DecodeObserver) *loop {
+	if observe == nil {
+		observe = func([]string) {}
+	}
+	return &loop{
+		dev: dev, vocab: v, rows: max(rows, slots), branches: branches, observe: observe, pool: newPool(slots, cells),
+		cells: cells, slots: slots, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+	}
+}
+
+func errClosed() error { return engine.Errorf(engine.Unavailable, "", "", "the engine is closed") }
+
+// submit queues a run.
+func (l *loop) submit(u *run) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errClosed()
+	}
+	l.inbox = append(l.inbox, u)
+	l.signal()
+	return nil
+}
+
+func (l *loop) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// close ends all runs and waits until no native call is under way.
+func (l *loop) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.signal()
+	l.mu.Unlock()
+	<-l.stopped
+}
+
+func (l *loop) read() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.snapshot
+}
+
+// run steps until close.
+func (l *loop) run() {
+	defer close(l.stopped)
+	for l.receive() {
+		l.step()
+	}
+	l.abandon()
+}
+
+// receive takes what was submitted. It waits when there is nothing else to do, and says false after close.
+func (l *loop) receive() bool {
+	for {
+		l.mu.Lock()
+		l.takeInbox()
+		closed := l.closed
+		l.mu.Unlock()
+		if closed {
+			return false
+		}
+		if len(l.running)+len(l.waiting) > 0 {
+			return true
+		}
+		l.tell(nil)
+		<-l.wake
+	}
+}
+
+// takeInbox queues one sequence of each run; the others follow when the prompt is computed.
+func (l *loop) takeInbox() {
+	for _, u := range l.inbox {
+		l.waiting = append(l.waiting, u.seqs[0])
+		l.stats.Outstanding++
+	}
+	l.inbox = nil
+	l.publish()
+}
+
+func (l *loop) publish() {
+	s := l.stats
+	s.Running, s.Waiting, s.CellsInAll, s.SlotsInAll = len(l.running), len(l.waiting), l.cells, l.slots
+	s.CellsInUse = l.cells - l.pool.cells
+	l.snapshot = s
+}
+
+// step computes one token for every sequence that draws, and a piece of the prompts.
+func (l *loop) step() {
+	begun := time.Now()
+	l.dropCancelled()
+	l.admit()
+	l.provide()
+	rows := plan(l.running, l.rows)
+	if len(rows) > 0 {
+		l.decode(rows)
+	}
+	l.charge(rows, time.Since(begun))
+	l.settle()
+	l.show()
+}
+
+// dropCancelled frees what belongs to requests that nobody waits for any more.
+func (l *loop) dropCancelled() {
+	for _, s := range slices.Concat(l.running, l.waiting) {
+		if s.run.open > 0 && s.run.ctx.Err() != nil {
+			l.end(s.run, context.Cause(s.run.ctx))
+		}
+	}
+}
+
+// admit starts waiting sequences, in order, while there is room. One that does not fit is waited for: a later, smaller
+// one never starves it.
+func (l *loop) admit() {
+	for len(l.waiting) > 0 && l.start(l.waiting[0]) {
+		l.waiting = l.waiting[1:]
+	}
+}
+
+// start gives a sequence its place, with the prompt's cells of another answer to the same request, where there is one.
+func (l *loop) start(s *sequence) bool {
+	var donor *sequence
+	if l.branches {
+		donor = s.run.donor()
+	}
+	if !l.pool.admit(s, donor) {
+		return false
+	}
+	if donor != nil {
+		l.dev.share(donor.slot, s.slot, s.done)
+	}
+	l.running = append(l.running, s)
+	return true
+}
+
+// provide makes sure of a cell for each token that the step computes. Where there is none, the youngest gives way.
+func (l *loop) provide() {
+	for _, s := range slices.Clone(l.running) {
+		for s.slot >= 0 && s.pending() == 1 && !l.pool.grow(s) {
+			l.preempt()
+		}
+	}
+}
+
+// preempt puts the youngest sequence back to the head of the queue, to be computed again from its tokens.
+func (l *loop) preempt() {
+	s := l.running[len(l.running)-1]
+	l.vacate(s)
+	if s.finish == "" {
+		l.waiting = slices.Insert(l.waiting, 0, s)
+		l.stats.Preempted++
+	}
+}
+
+// vacate takes a sequence out of the batch and its cells with it.
+func (l *loop) vacate(s *sequence) {
+	if s.slot < 0 {
+		return
+	}
+	l.dev.remove(s.slot, 0)
+	l.pool.release(s)
+	l.running = slices.DeleteFunc(l.running, func(x *sequence) bool { return x == s })
+}
+
+// decode computes rows and draws from what they gave. Failure is narrowed down to the sequence at fault: its neighbours
+// are computed without it.
+func (l *loop) decode(rows []row) {
+	l.tell(requests(rows))
+	code := l.dev.decode(rows)
+	l.stats.Steps++
+	if code == 0 {
+		l.stats.Rows += len(rows)
+		l.harvest(rows)
+		return
+	}
+	l.stats.Failed++
+	if code == noRoom && len(l.running) > 1 {
+		l.preempt()
+		l.again(rows)
+		return
+	}
+	parts := split(rows)
+	for _, part := range parts {
+		if !l.restore(part[0].seq) {
+			continue
+		}
+		if len(parts) == 1 {
+			l.fail(part[0].seq.run, code)
+			return
+		}
+		l.again(part)
+	}
+}
+
+// noRoom is llama.cpp's code for a full KV cache, with nothing changed.
+const noRoom = 1
+
+// again computes the rows of runs that still go on.
+func (l *loop) again(rows []row) {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return r.seq.slot < 0 })
+	if len(rows) > 0 {
+		l.decode(rows)
+	}
+}
+
+// maxFaults is how often a sequence is computed from its beginning because calls that held it failed.
+const maxFaults = 2
+
+// restore drops what a failed call may have left in a sequence's cells. Where the model can't drop a part, the sequence
+// is computed from its beginning at the next step, and restore says false.
+func (l *loop) restore(s *sequence) bool {
+	if s.slot < 0 {
+		return false
+	}
+	if l.dev.remove(s.slot, s.done) {
+		return true
+	}
+	if s.faults++; s.faults > maxFaults {
+		return true
+	}
+	l.vacate(s)
+	l.waiting = slices.Insert(l.waiting, 0, s)
+	return false
+}
+
+func (l *loop) fail(u *run, code int32) {
+	l.end(u, engine.Errorf(engine.Internal, "", "", "llama.cpp can't compute this request: %s", l.dev.why(code)))
+}
+
+// harvest notes what was computed and draws a token for each output row.
+func (l *loop) harvest(rows []row) {
+	for i, r := range rows {
+		if r.seq.slot < 0 {
+			continue // its run ended within this call
+		}
+		r.seq.done = r.pos + 1
+		if !r.output {
+			continue
+		}
+		l.fork(r.seq.run)
+		l.draw(r.seq, l.dev.logits(i))
+	}
+}
+
+// fork starts the other answers to a request when its prompt is in the cache, before the first answer can end.
+func (l *loop) fork(u *run) {
+	if u.forked {
+		return
+	}
+	u.forked = true
+	rest := u.seqs[1:]
+	for len(rest) > 0 && l.start(rest[0]) {
+		rest = rest[1:]
+	}
+	l.waiting = slices.Insert(l.waiting, 0, rest...)
+}
+
+// draw takes the next token of an answer.
+func (l *loop) draw(s *sequence, row []float32) {
+	if len(row) < l.vocab.size {
+		l.end(s.run, engine.Errorf(engine.Internal, "", "", "llama.cpp computed no logits"))
+		return
+	}
+	id, ok := s.sampler.next(row, s.drawn, l.vocab.eog)
+	if !ok {
+		l.end(s.run, engine.Errorf(engine.Internal, "", "", "no token is left to draw: all are banned, or the model computed no numbers"))
+		return
+	}
+	l.count(s, id)
+	var lp *engine.Logprob
+	if s.sampler.Logprobs && !l.vocab.end[id] {
+		lp = l.vocab.logprob(row, id, s.sampler.TopLogprobs)
+	}
+	l.accept(s, id, lp)
+}
+
+func (l *loop) count(s *sequence, id int32) {
+	u := s.run
+	s.tokens = append(s.tokens, id)
+	s.drawn++
+	l.stats.Drawn++
+	u.usage.CompletionTokens++
+	if u.usage.FirstTokenSeconds == 0 {
+		u.usage.FirstTokenSeconds = time.Since(u.begun).Seconds()
+	}
+}
+
+// accept adds a token to an answer's text and ends the answer where it is to end.
+func (l *loop) accept(s *sequence, id int32, lp *engine.Logprob) {
+	var p piece
+	stopped := l.vocab.end[id]
+	if !stopped {
+		p, stopped = s.text.push(l.vocab.pieces[id], lp)
+	}
+	switch {
+	case stopped && l.vocab.end[id]:
+		p, s.finish = s.text.flush(), engine.FinishStop
+	case stopped:
+		s.finish = engine.FinishStop
+	case s.left() == 0:
+		p, s.finish = p.and(s.text.flush()), engine.FinishLength
+	}
+	if s.finish != "" {
+		l.finished = append(l.finished, s)
+	}
+	if s.finish != "" || !p.empty() {
+		l.put(s, p)
+	}
+}
+
+func (l *loop) put(s *sequence, p piece) {
+	u := s.run
+	u.outbox.put(engine.Chunk{Index: s.choice, Text: p.text, Logprobs: p.logprobs, Finish: s.finish})
+	if u.outbox.stream {
+		l.fresh = append(l.fresh, u)
+	}
+}
+
+// charge divides a step's time among its rows.
+func (l *loop) charge(rows []row, took time.Duration) {
+	l.stats.Busy += took
+	for _, r := range rows {
+		r.seq.run.usage.EngineSeconds += took.Seconds() / float64(len(rows))
+	}
+}
+
+// settle gives back what finished answers hold, and ends runs whose answers are all there.
+func (l *loop) settle() {
+	for _, s := range l.finished {
+		l.vacate(s)
+		if s.run.open == 0 {
+			continue // it failed meanwhile
+		}
+		if s.run.open--; s.run.open == 0 {
+			l.finish(s.run, nil)
+		}
+	}
+	l.finished = l.finished[:0]
+	l.mu.Lock()
+	l.publish()
+	l.mu.Unlock()
+}
+
+// end gives up a whole run.
+func (l *loop) end(u *run, err error) {
+	for _, s := range u.seqs {
+		l.vacate(s)
+	}
+	l.waiting = slices.DeleteFunc(l.waiting, func(s *sequence) bool { return s.run == u })
+	u.open = 0
+	l.finish(u, err)
+}
+
+func (l *loop) finish(u *run, err error) {
+	l.stats.Outstanding--
+	u.outbox.end(err)
+}
+
+// patience bounds how long a step waits for first chunks to be shown. It is a few microseconds but for a slow reader.
+const patience = 10 * time.Millisecond
+
+// show lets the first chunk of an answer leave before its second token is computed: a native call may hold the only
+// processor.
+func (l *loop) show() {
+	fresh := l.fresh
+	l.fresh = l.fresh[:0]
+	var timer <-chan time.Time
+	for _, u := range fresh {
+		if u.first {
+			continue
+		}
+		u.first = true
+		if timer == nil {
+			timer = time.After(patience)
+		}
+		select {
+		case <-u.outbox.shown:
+		case <-u.ctx.Done():
+		case <-timer:
+			return
+		}
+	}
+}
+
+// tell lets the observer know whom the next native call may be put down to.
+func (l *loop) tell(ids []string) {
+	if slices.Equal(ids, l.seen) {
+		return
+	}
+	l.seen = ids
+	l.observe(slices.Clone(ids))
+}
+
+// abandon ends all runs when the engine closes.
+func (l *loop) abandon() {
+	for _, s := range slices.Concat(l.running, l.waiting) {
+		if s.run.open > 0 {
+			l.end(s.run, errClosed())
+		}
+	}
+	l.tell(nil)
+	l.mu.Lock()
+	l.publish()
+	l.mu.Unlock()
+}

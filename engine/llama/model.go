@@ -1,0 +1,242 @@
+package llama
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"unicode/utf8"
+
+	"github.com/hybridgroup/yzma/pkg/llama"
+)
+
+// model is a loaded file with its context: all that native code holds for us.
+type model struct {
+	handle   llama.Model
+	ctx      llama.Context
+	mem      llama.Memory
+	batch    llama.Batch
+	vocab    *vocab
+	template *template // nil: the model has none
+	source   string    // of the template
+	trained  int       // the longest text that the model was trained on
+	cells    int       // of the KV cache, for all sequences
+	rows     int       // most rows of one call
+	slots    int
+	branches bool // a range of one sequence's cells may be shared with another
+}
+
+// openModel loads a file and makes its context. A bad file is one clear error, as far as llama.cpp does not abort on
+// it: untrusted files belong in a process of their own.
+func openModel(c Config, accelerated bool) (m *model, err error) {
+	if err := checkFile(c.File); err != nil {
+		return nil, err
+	}
+	p := llama.ModelDefaultParams()
+	p.CheckTensors = 1 // damaged weights would load and compute NaN; costs a third of the load's time
+	p.NGpuLayers = 0
+	if accelerated {
+		p.NGpuLayers = 999
+	}
+	handle, err := llama.ModelLoadFromFile(c.File, p)
+	if err != nil {
+		return nil, fmt.Errorf("llama: load model %s: %w", c.File, library.log.explain(err))
+	}
+	m = &model{handle: handle, slots: c.Slots, rows: c.Rows}
+	defer func() {
+		if err != nil {
+			m.free()
+		}
+	}()
+	if err := m.inspect(); err != nil {
+		return nil, fmt.Errorf("llama: model %s: %w", c.File, err)
+	}
+	return m, m.makeContext(c)
+}
+
+// inspect reads what the file says of itself, and refuses what llama.cpp takes and then trips over.
+func (m *model) inspect() error {
+	if llama.ModelHasEncoder(m.handle) || !llama.ModelHasDecoder(m.handle) || llama.ModelIsDiffusion(m.handle) {
+		return fmt.Errorf("it is no decoder-only language model, which is what this engine runs")
+	}
+	m.vocab = readVocab(llama.ModelGetVocab(m.handle))
+	m.trained = int(llama.ModelNCtxTrain(m.handle))
+	if m.trained < 1 || m.vocab.size < 1 {
+		return fmt.Errorf("its context of %d tokens or its vocabulary of %d is none", m.trained, m.vocab.size)
+	}
+	for name, id := range map[string]int32{"beginning": m.vocab.bos, "end": m.vocab.eos} {
+		if id != llama.TokenNull && !m.vocab.has(id) {
+			return fmt.Errorf("its %s-of-text token %d is not in its vocabulary of %d", name, id, m.vocab.size)
+		}
+	}
+	m.branches = !llama.ModelIsRecurrent(m.handle) && !llama.ModelIsHybrid(m.handle)
+	return m.readTemplate()
+}
+
+func (m *model) readTemplate() (err error) {
+	m.source = llama.ModelChatTemplate(m.handle, "")
+	if m.source == "" {
+		return nil
+	}
+	if !utf8.ValidString(m.source) {
+		return fmt.Errorf("its chat template is no valid UTF-8")
+	}
+	m.template, err = newTemplate(m.source, m.vocab.text(m.vocab.bos), m.vocab.text(m.vocab.eos))
+	return err
+}
+
+// makeContext sets every parameter that the engine relies on: defaults change between releases.
+func (m *model) makeContext(c Config) (err error) {
+	p := llama.ContextDefaultParams()
+	p.NCtx, p.NSeqMax = uint32(c.Context), uint32(c.Slots)
+	p.NBatch, p.NUbatch = uint32(c.Rows), uint32(c.Rows)
+	p.NThreads, p.NThreadsBatch = int32(c.Threads), int32(c.Threads)
+	p.FlashAttentionType = llama.FlashAttentionTypeEnabled
+	p.KVUnified = 1 // sequences share cells, and any of them may grow to the limit
+	p.SwaFull = 1   // sliding windows keep all cells, so that prefixes can be shared
+	p.NoPerf = 1
+	if m.ctx, err = llama.InitFromModel(m.handle, p); err != nil {
+		return fmt.Errorf("llama: make a context of %d tokens: %w", c.Context, library.log.explain(err))
+	}
+	if m.mem, err = llama.GetMemory(m.ctx); err != nil || m.mem == 0 {
+		return fmt.Errorf("llama: the model has no KV cache")
+	}
+	m.cells = int(llama.NCtx(m.ctx))
+	m.rows = min(m.rows, int(llama.NBatch(m.ctx)))
+	m.batch = llama.BatchInit(int32(m.rows), 0, 1)
+	return nil
+}
+
+// limit is the longest prompt and answer together.
+func (m *model) limit() int { return min(m.trained, m.cells) }
+
+// free gives everything back, the context before the model, as llama.cpp wants it. It may be called half-way.
+func (m *model) free() {
+	if m.batch.Token != nil {
+		llama.BatchFree(m.batch)
+	}
+	if m.ctx != 0 {
+		llama.Free(m.ctx)
+	}
+	llama.ModelFree(m.handle)
+}
+
+// decode computes rows in one call and returns llama.cpp's code, or badRows where it would end the process.
+func (m *model) decode(rows []row) int32 {
+	if len(rows) == 0 || len(rows) > m.rows {
+		return badRows
+	}
+	m.batch.Clear()
+	for _, r := range rows {
+		if !m.vocab.has(r.token) || r.pos < 0 || r.pos >= m.cells || !m.valid(r.seq.slot) {
+			return badRows
+		}
+		if m.batch.Add(llama.Token(r.token), llama.Pos(r.pos), []llama.SeqId{llama.SeqId(r.seq.slot)}, r.output) != nil {
+			return badRows
+		}
+	}
+	code, err := llama.Decode(m.ctx, m.batch)
+	if err != nil {
+		return badRows
+	}
+	return code
+}
+
+func (m *model) valid(slot int) bool { return slot >= 0 && slot < m.slots }
+
+// logits is what the last call computed for an output row, in native memory that the next call overwrites.
+func (m *model) logits(i int) []float32 {
+	if i < 0 || i >= m.rows {
+		return nil
+	}
+	row, err := llama.GetLogitsIth(m.ctx, int32(i), m.vocab.size)
+	if err != nil {
+		return nil
+	}
+	return row
+}
+
+// share lets a sequence use the first n cells of another.
+func (m *model) share(from, to, n int) {
+	if m.valid(from) && m.valid(to) && from != to && n > 0 {
+		llama.MemorySeqCp(m.mem, llama.SeqId(from), llama.SeqId(to), 0, llama.Pos(n))
+	}
+}
+
+// remove frees a sequence's cells from a position on. It says false where the model's memory can't drop a part.
+func (m *model) remove(slot, from int) bool {
+	if !m.valid(slot) || from < 0 {
+		return false
+	}
+	ok, err := llama.MemorySeqRm(m.mem, llama.SeqId(slot), llama.Pos(from), -1)
+	return ok && err == nil
+}
+
+// why is what llama.cpp logged of its last failure.
+func (m *model) why(code int32) string {
+	return library.log.explain(fmt.Errorf("code %d", code)).Error()
+}
+
+// checkFile tells apart what llama.cpp would only fail to load.
+func checkFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("llama: open model: %w", err)
+	}
+	defer f.Close()
+	var head struct {
+		Magic   [4]byte
+		Version uint32
+		Tensors uint64
+		Pairs   uint64
+	}
+	if err := binary.Read(f, binary.LittleEndian, &head); err != nil {
+		return fmt.Errorf("llama: model %s is no GGUF file: %w", path, cmp.Or(ignoreEOF(err), io.ErrUnexpectedEOF))
+	}
+	if string(head.Magic[:]) != "GGUF" {
+		return fmt.Errorf("llama: model %s is no GGUF file: it begins with %q", path, head.Magic)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("llama: model %s: %w", path, err)
+	}
+	if head.Version < 2 || head.Version > 3 || head.Tensors > uint64(size) || head.Pairs > uint64(size) {
+		return fmt.Errorf("llama: model %s is damaged: GGUF version %d, %d tensors, %d settings in %d bytes",
+			path, head.Version, head.Tensors, head.Pairs, size)
+	}
+	return nil
+}
+
+func ignoreEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// Digest is the lower-case hex SHA-256 of a file, by which a base model is known. It reads the whole file: some
+// tenths of a second for each 100 MB.
+func Digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("llama: digest model: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("llama: digest model: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// textDigest is the digest of a template; empty for none.
+func textDigest(s string) string {
+	if s == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}

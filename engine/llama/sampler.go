@@ -1,0 +1,277 @@
+package llama
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"lorry/engine"
+)
+
+// sampler draws the tokens of one answer. It holds no generator: the draw for token i depends on the seed and i alone,
+// so an answer is the same in any batch, and after its sequence was preempted and computed again.
+type sampler struct {
+	engine.Sampling
+	seed   uint64
+	prompt map[int32]struct{} // nil unless RepeatPenalty is on
+	counts map[int32]int      // tokens of the answer; nil unless a penalty is on
+	work   *scratch
+}
+
+// scratch is the room that samplers of one loop share: two rows of the vocabulary.
+type scratch struct {
+	logits []float32
+	cands  []candidate
+}
+
+// candidate is a token and its weight, which is its probability before division by the sum of weights.
+type candidate struct {
+	id     int32
+	weight float64
+}
+
+func newSampler(s engine.Sampling, choice int, prompt []int32, work *scratch) *sampler {
+	p := &sampler{Sampling: s, seed: s.Seed + uint64(choice), work: work}
+	if p.repeats() {
+		p.prompt = make(map[int32]struct{}, len(prompt))
+		for _, id := range prompt {
+			p.prompt[id] = struct{}{}
+		}
+	}
+	if p.repeats() || p.FrequencyPenalty != 0 || p.PresencePenalty != 0 {
+		p.counts = map[int32]int{}
+	}
+	return p
+}
+
+func (p *sampler) repeats() bool { return p.RepeatPenalty != 0 && p.RepeatPenalty != 1 }
+
+// next draws token number index of the answer from a row of logits, which it leaves as it is. eog are the tokens that
+// end a text. ok is false when nothing is left to draw, or the row holds no number.
+func (p *sampler) next(row []float32, index int, eog []int32) (id int32, ok bool) {
+	banEnd := p.IgnoreEOS || index < p.MinTokens
+	if banEnd || p.counts != nil || len(p.LogitBias) > 0 {
+		row = p.adjust(row, banEnd, eog)
+	}
+	if p.Temperature == 0 {
+		id = argmax(row)
+	} else {
+		id = p.draw(row, uniform(p.seed, uint64(index)))
+	}
+	if id < 0 {
+		return 0, false
+	}
+	if p.counts != nil {
+		p.counts[id]++
+	}
+	return id, true
+}
+
+// banned is a bias that takes a token out altogether, as OpenAI's documentation promises.
+const banned = -100
+
+// adjust is a copy of the row with biases and penalties applied.
+func (p *sampler) adjust(row []float32, banEnd bool, eog []int32) []float32 {
+	p.work.logits = append(p.work.logits[:0], row...)
+	row = p.work.logits
+	for id, bias := range p.LogitBias {
+		if bias <= banned {
+			row[id] = negInf
+		} else {
+			row[id] += float32(bias)
+		}
+	}
+	p.penalize(row)
+	if banEnd {
+		for _, id := range eog {
+			row[id] = negInf
+		}
+	}
+	return row
+}
+
+func (p *sampler) penalize(row []float32) {
+	if p.repeats() {
+		for id := range p.prompt {
+			row[id] = damp(row[id], p.RepeatPenalty)
+		}
+	}
+	for id, n := range p.counts {
+		if _, done := p.prompt[id]; p.repeats() && !done {
+			row[id] = damp(row[id], p.RepeatPenalty)
+		}
+		row[id] -= float32(float64(n)*p.FrequencyPenalty + p.PresencePenalty)
+	}
+}
+
+// damp makes a logit less likely by llama.cpp's rule.
+func damp(logit float32, by float64) float32 {
+	if logit > 0 {
+		return float32(float64(logit) / by)
+	}
+	return float32(float64(logit) * by)
+}
+
+// draw takes a token at random: temperature, then top-k, top-p and min-p, each on what the one before left.
+func (p *sampler) draw(row []float32, u float64) int32 {
+	best := argmax(row)
+	if best < 0 {
+		return -1
+	}
+	c := p.weigh(row, row[best])
+	if p.TopK > 0 && p.TopK < len(c) {
+		c = topK(c, p.TopK)
+	}
+	if p.TopP > 0 && p.TopP < 1 {
+		c = topP(c, p.TopP)
+	}
+	if p.MinP > 0 {
+		c = slices.DeleteFunc(c, func(x candidate) bool { return x.weight < p.MinP }) // the likeliest weighs 1
+	}
+	return pick(c, u)
+}
+
+// faint is the logarithm below which a weight is left out: e^-30, so a vocabulary of such tokens has a chance of 1e-8.
+const faint = -30
+
+// weigh makes candidates in the order of their ids. The likeliest token weighs 1.
+func (p *sampler) weigh(row []float32, best float32) []candidate {
+	c := p.work.cands[:0]
+	for id, logit := range row {
+		if x := float64(logit-best) / p.Temperature; x > faint {
+			c = append(c, candidate{int32(id), math.Exp(x)})
+		}
+	}
+	p.work.cands = c
+	return c
+}
+
+// heavier orders candidates by weight, then by id, so that equal weights never depend on the sort.
+func heavier(a, b candidate) int {
+	return cmp.Or(cmp.Compare(b.weight, a.weight), cmp.Compare(a.id, b.id))
+}
+
+func topK(c []candidate, k int) []candidate {
+	sortHead(c, func(head []candidate) bool { return len(head) >= k })
+	return c[:k]
+}
+
+// topP is the smallest head of the candidates that holds the share p of all weight.
+func topP(c []candidate, p float64) []candidate {
+	want := p * sum(c)
+	sortHead(c, func(head []candidate) bool { return sum(head) >= want })
+	for i, got := 0, 0.0; i < len(c); i++ {
+		if got += c[i].weight; got >= want {
+			return c[:i+1]
+		}
+	}
+	return c
+}
+
+// sortHead sorts as few of the heaviest candidates as do: mostly some hundreds of a vocabulary.
+func sortHead(c []candidate, enough func([]candidate) bool) {
+	for _, floor := range []float64{1e-3, 1e-6} {
+		n := partition(c, floor)
+		if enough(c[:n]) {
+			slices.SortFunc(c[:n], heavier)
+			return
+		}
+	}
+	slices.SortFunc(c, heavier)
+}
+
+// partition moves the candidates that weigh at least floor to the front, and counts them.
+func partition(c []candidate, floor float64) int {
+	n := 0
+	for i := range c {
+		if c[i].weight >= floor {
+			c[i], c[n] = c[n], c[i]
+			n++
+		}
+	}
+	return n
+}
+
+func sum(c []candidate) (s float64) {
+	for _, x := range c {
+		s += x.weight
+	}
+	return s
+}
+
+func pick(c []candidate, u float64) int32 {
+	rest := u * sum(c)
+	for _, x := range c {
+		if rest -= x.weight; rest < 0 {
+			return x.id
+		}
+	}
+	return c[len(c)-1].id
+}
+
+var negInf = float32(math.Inf(-1))
+
+// argmax is the id of the largest logit, the lowest id among equals; -1 when none is a finite number.
+func argmax(row []float32) int32 {
+	best, at := negInf, -1
+	for i, x := range row {
+		if x > best {
+			best, at = x, i
+		}
+	}
+	if math.IsInf(float64(best), 1) {
+		return -1
+	}
+	return int32(at)
+}
+
+// uniform is draw number index of a seed, in [0, 1): SplitMix64's finalizer over both, no state.
+func uniform(seed, index uint64) float64 {
+	const golden = 0x9e3779b97f4a7c15
+	return float64(mix(mix(seed+golden)+(index+1)*golden)>>11) / (1 << 53)
+}
+
+func mix(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// logprobs is how likely the model itself held a token and the top others, before biases and temperature.
+// It costs one exponential for each token of the vocabulary, so it is done on request only.
+func logprobs(row []float32, id int32, top int) (own float64, best []candidate) {
+	first := argmax(row)
+	if first < 0 {
+		return math.Inf(-1), nil
+	}
+	total := 0.0
+	for _, x := range row {
+		if d := float64(x - row[first]); d > faint {
+			total += math.Exp(d)
+		}
+	}
+	norm := float64(row[first]) + math.Log(total)
+	best = topLogits(row, top)
+	for i := range best {
+		best[i].weight -= norm
+	}
+	return float64(row[id]) - norm, best
+}
+
+// topLogits is the n likeliest tokens, by insertion behind a threshold: most tokens cost one comparison.
+func topLogits(row []float32, n int) []candidate {
+	if n == 0 {
+		return nil
+	}
+	best := make([]candidate, 0, n+1)
+	for id, x := range row {
+		if len(best) == n && float64(x) <= best[n-1].weight {
+			continue
+		}
+		c := candidate{int32(id), float64(x)}
+		at, _ := slices.BinarySearchFunc(best, c, heavier)
+		best = slices.Insert(best, at, c)
+		best = best[:min(n, len(best))]
+	}
+	return best
+}
