@@ -1,0 +1,120 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func jetStream(t *testing.T) jetstream.JetStream {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(10 * time.Second) {
+		t.Fatal("nats-server is not ready")
+	}
+	nc, err := nats.Connect(srv.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func TestInstanceSecretIsMadeOnce(t *testing.T) {
+	js := jetStream(t)
+	sealer, _ := NewSealer(bytes.Repeat([]byte{7}, 32))
+	s := NewSecrets(SecretsConfig{JS: js, Sealer: sealer})
+	if err := s.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan string, 8)
+	for range cap(made) {
+		go func() {
+			secret, err := NewSecrets(SecretsConfig{JS: js, Sealer: sealer}).InstanceSecret(context.Background())
+			if err != nil {
+				t.Error(err)
+			}
+			made <- secret
+		}()
+	}
+	first := <-made
+	for range cap(made) - 1 {
+		if again := <-made; again != first {
+			t.Errorf("two secrets: %q, %q", first, again)
+		}
+	}
+	if err := CheckSecret(first); err != nil {
+		t.Error(err)
+	}
+	kv, _ := js.KeyValue(t.Context(), Bucket)
+	e, _ := kv.Get(t.Context(), instanceKey)
+	if strings.Contains(string(e.Value()), first) {
+		t.Error("the bucket holds the secret itself")
+	}
+	if _, err := NewSecrets(SecretsConfig{JS: js}).InstanceSecret(t.Context()); !errors.Is(err, ErrSealed) {
+		t.Errorf("without the master key: %v", err)
+	}
+}
+
+func TestRotation(t *testing.T) {
+	s := NewSecrets(SecretsConfig{JS: jetStream(t)})
+	if err := s.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first, err := s.InstanceSecret(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := s.Rotate(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Signing(t.Context()); err != nil || !slices.Equal(got, []string{second, first}) {
+		t.Errorf("both sign for a while: %q, %v", got, err)
+	}
+	third, err := s.Rotate(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Signing(t.Context()); err != nil || !slices.Equal(got, []string{third}) {
+		t.Errorf("no overlap: %q, %v", got, err)
+	}
+}
+
+func TestRotatedOutSecretsSignUntilTheirEnd(t *testing.T) {
+	s := NewSecrets(SecretsConfig{})
+	now := time.Unix(1e9, 0)
+	r := s.rotated(record{}, "a", now, 0)
+	r = s.rotated(r, "b", now, time.Hour)
+	r = s.rotated(r, "c", now.Add(30*time.Minute), time.Hour) // a's end stays, an hour behind its own rotation
+	for at, want := range map[time.Duration][]string{30 * time.Minute: {"c", "b", "a"}, 61 * time.Minute: {"c", "b"}, 91 * time.Minute: {"c"}} {
+		if got, err := s.open(r, now.Add(at)); err != nil || !slices.Equal(got, want) {
+			t.Errorf("after %s: %q, %v; want %q", at, got, err, want)
+		}
+	}
+}
+
+func TestEventID(t *testing.T) {
+	for id, want := range map[string]string{"job_01j": "evt_01j", "batch_01k": "evt_01k", "x": "evt_x"} {
+		if got := EventID(id); got != want {
+			t.Errorf("%s: %s", id, got)
+		}
+	}
+}
