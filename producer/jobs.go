@@ -1,0 +1,183 @@
+package producer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"lorry/queue"
+	"lorry/result"
+)
+
+// lorryJob is a job as clients see it; times are unix seconds. Scripts hold these names.
+type lorryJob struct {
+	ID        string            `json:"id"`
+	Object    string            `json:"object"` // "lorry.job"
+	Status    queue.State       `json:"status"`
+	CreatedAt int64             `json:"created_at"`
+	StartedAt int64             `json:"started_at,omitempty"`
+	EndedAt   int64             `json:"ended_at,omitempty"`
+	Deadline  int64             `json:"deadline,omitempty"`
+	Model     string            `json:"model"`
+	Endpoint  queue.Endpoint    `json:"endpoint"`
+	Lane      queue.Lane        `json:"lane"`
+	Attempt   int               `json:"attempt,omitempty"`
+	Worker    string            `json:"worker,omitempty"`
+	Cached    bool              `json:"cached,omitempty"`
+	ReplayOf  string            `json:"replay_of,omitempty"`
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	Usage     *result.Usage     `json:"usage,omitempty"`
+	// Response is the answer as the endpoint would have given it; Error is why there is none.
+	Response *lorryResponse  `json:"response,omitempty"`
+	Error    json.RawMessage `json:"error,omitempty"`
+}
+
+type lorryResponse struct {
+	StatusCode int             `json:"status_code"`
+	Body       json.RawMessage `json:"body"`
+}
+
+// jobObject shows a status, with its answer where that is asked for.
+func jobObject(st *result.Status, full bool) *lorryJob {
+	j := &lorryJob{ID: st.Job, Object: "lorry.job", Status: st.State, CreatedAt: st.Created / 1000, StartedAt: st.Started / 1000, EndedAt: st.Ended / 1000,
+		Deadline: st.Deadline / 1000, Model: st.Model, Endpoint: st.Endpoint, Lane: st.Lane, Attempt: st.Attempt, Worker: st.Worker, Cached: st.Cached, Metadata: st.Metadata}
+	v := st.Verdict
+	if v == nil {
+		return j
+	}
+	j.ReplayOf = v.ReplayOf
+	if v.Completion != nil {
+		u := result.OpenAIUsage(v.Completion.Usage)
+		j.Usage = &u
+	}
+	status, body := result.Response(v)
+	switch {
+	case v.State != queue.Succeeded:
+		var e struct{ Error json.RawMessage }
+		_ = json.Unmarshal(body, &e) // result's own bytes
+		j.Error = e.Error
+	case full:
+		j.Response = &lorryResponse{status, body}
+	}
+	return j
+}
+
+func (s *Server) getJob(w http.ResponseWriter, r *http.Request) error {
+	who, err := s.who(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bound(r)
+	defer cancel()
+	st, err := s.cfg.Results.Get(ctx, who.Tenant, r.PathValue("id"))
+	if err != nil {
+		return noJob(err, r.PathValue("id"))
+	}
+	w.Header().Set(headerJob, st.Job)
+	writeJSON(w, http.StatusOK, jobObject(st, true))
+	return nil
+}
+
+func noJob(err error, id string) error {
+	if !errors.Is(err, result.ErrNotFound) {
+		return err
+	}
+	return &apiError{Status: http.StatusNotFound, Type: typeInvalid, Code: codeNotFound, Param: "id", Message: fmt.Sprintf("No job found with id '%s'.", clip(id))}
+}
+
+// cancelJob ends a job that is not over. Cancelling twice is fine; a job that was quicker is a conflict for good.
+func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request) error {
+	who, err := s.who(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bound(r)
+	defer cancel()
+	st, err := s.cfg.Results.Cancel(ctx, who.Tenant, r.PathValue("id"))
+	if err != nil {
+		return noJob(err, r.PathValue("id"))
+	}
+	w.Header().Set(headerJob, st.Job)
+	if st.State.Terminal() && st.State != queue.Cancelled {
+		return &apiError{Status: http.StatusConflict, Type: typeInvalid, Code: codeConflict, Final: true,
+			Message: fmt.Sprintf("Cannot cancel a job with status '%s'.", st.State)}
+	}
+	writeJSON(w, http.StatusOK, jobObject(st, true))
+	return nil
+}
+
+// list is a page, as OpenAI's SDKs walk over them: after is the last ID of the page before.
+type list struct {
+	Object  string  `json:"object"` // "list"
+	Data    []any   `json:"data"`
+	FirstID *string `json:"first_id"`
+	LastID  *string `json:"last_id"`
+	HasMore bool    `json:"has_more"`
+}
+
+// listJobs shows the tenant's jobs, the newest first, without their answers.
+func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
+	who, err := s.who(r)
+	if err != nil {
+		return err
+	}
+	f, err := readFilter(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bound(r)
+	defer cancel()
+	sts, more, err := s.cfg.Results.List(ctx, who.Tenant, f)
+	if errors.Is(err, result.ErrNotFound) {
+		return refuse(codeValue, "after", "Invalid 'after': no job found with id '%s'. It may be older than jobs are kept.", clip(f.After))
+	}
+	if err != nil {
+		return err
+	}
+	out := list{Object: "list", Data: []any{}, HasMore: more}
+	for i := range sts {
+		out.Data = append(out.Data, jobObject(&sts[i], false))
+	}
+	if n := len(sts); n > 0 {
+		out.FirstID, out.LastID = &sts[0].Job, &sts[n-1].Job
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+const (
+	defaultLimit = 20
+	maxLimit     = 100
+)
+
+var states = []queue.State{queue.Queued, queue.Running, queue.Succeeded, queue.Failed, queue.Cancelled, queue.Expired}
+
+func readFilter(r *http.Request) (f result.Filter, err error) {
+	q := r.URL.Query()
+	for name := range q {
+		if !slices.Contains([]string{"after", "limit", "status"}, name) {
+			return f, refuse(codeUnknown, name, "Unrecognized request argument supplied: %s", clip(name))
+		}
+	}
+	f.After, f.State, f.Limit = q.Get("after"), queue.State(q.Get("status")), defaultLimit
+	if f.State != "" && !slices.Contains(states, f.State) {
+		return f, refuse(codeValue, "status", "Invalid value: '%s'. Supported values for 'status' are: 'queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired'.", clip(string(f.State)))
+	}
+	if !q.Has("limit") {
+		return f, nil
+	}
+	n, err := strconv.Atoi(q.Get("limit"))
+	switch {
+	case errors.Is(err, strconv.ErrSyntax):
+		return f, refuse(codeType, "limit", "Invalid type for 'limit': expected an integer, but got '%s' instead.", clip(q.Get("limit")))
+	case n < 1:
+		return f, refuse("integer_below_min_value", "limit", "Invalid 'limit': integer below minimum value. Expected a value >= 1, but got %d instead.", n)
+	case n > maxLimit:
+		return f, refuse("integer_above_max_value", "limit", "Invalid 'limit': integer above maximum value. Expected a value <= %d, but got %d instead.", maxLimit, n)
+	}
+	f.Limit = n
+	return f, nil
+}

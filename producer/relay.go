@@ -1,0 +1,90 @@
+package producer
+
+import (
+	"errors"
+	"strings"
+
+	"lorry/engine"
+	"lorry/queue"
+)
+
+// errDiverged is an answer that was computed again and came out otherwise than what has left already.
+var errDiverged = errors.New("producer: the answer was computed again and differs from what was sent")
+
+// relay decides what of a running answer is still to be sent, from hints that may be lost and attempts that may start
+// over. The verdict is the truth: what it holds beyond the hints is the rest, and an answer that does not begin with
+// what was sent is errDiverged. It has no clock and no connection.
+type relay struct {
+	attempt int
+	// next is the sequence expected; lost says that one of this attempt did not come, so that the verdict has the rest.
+	next    int
+	lost    bool
+	choices []told
+}
+
+// told is what was sent of one choice, and how far the attempt under way has come in repeating it.
+type told struct {
+	text         []byte
+	logprobs     int
+	at, atLogpbs int
+}
+
+func newRelay(n int) *relay { return &relay{choices: make([]told, n)} }
+
+// hint takes a token message of an attempt and returns what is new in it.
+func (r *relay) hint(attempt int, m queue.TokenMessage) (fresh engine.Chunk, any bool, err error) {
+	if attempt > r.attempt {
+		r.restart(attempt)
+	}
+	if attempt < r.attempt || r.lost || m.Seq < r.next || m.Chunk.Index < 0 || m.Chunk.Index >= len(r.choices) {
+		return fresh, false, nil
+	}
+	if m.Seq > r.next {
+		r.lost = true
+		return fresh, false, nil
+	}
+	r.next++
+	fresh, err = r.choices[m.Chunk.Index].advance(m.Chunk)
+	return fresh, fresh.Text != "" || len(fresh.Logprobs) > 0, err
+}
+
+func (r *relay) restart(attempt int) {
+	r.attempt, r.next, r.lost = attempt, 0, false
+	for i := range r.choices {
+		r.choices[i].at, r.choices[i].atLogpbs = 0, 0
+	}
+}
+
+// advance takes the next piece of the attempt: what repeats must be equal, what is beyond is new.
+func (t *told) advance(c engine.Chunk) (engine.Chunk, error) {
+	again := min(len(c.Text), len(t.text)-t.at)
+	if c.Text[:again] != string(t.text[t.at:t.at+again]) {
+		return engine.Chunk{}, errDiverged
+	}
+	t.at += len(c.Text)
+	fresh := engine.Chunk{Index: c.Index, Text: c.Text[again:]}
+	fresh.Logprobs = c.Logprobs[min(len(c.Logprobs), max(0, t.logprobs-t.atLogpbs)):]
+	t.atLogpbs += len(c.Logprobs)
+	t.text = append(t.text, fresh.Text...)
+	t.logprobs += len(fresh.Logprobs)
+	return fresh, nil
+}
+
+// rest is what a completion holds beyond what was sent: for each choice its remaining text, with its finish.
+func (r *relay) rest(c *engine.Completion) ([]engine.Chunk, error) {
+	var out []engine.Chunk
+	for i, choice := range c.Choices {
+		if i >= len(r.choices) {
+			break
+		}
+		t := &r.choices[i]
+		rest, ok := strings.CutPrefix(choice.Text, string(t.text))
+		if !ok {
+			return nil, errDiverged
+		}
+		ch := engine.Chunk{Index: i, Text: rest, Finish: choice.Finish}
+		ch.Logprobs = choice.Logprobs[min(t.logprobs, len(choice.Logprobs)):]
+		out = append(out, ch)
+	}
+	return out, nil
+}

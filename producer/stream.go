@@ -1,0 +1,168 @@
+package producer
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"lorry/engine"
+	"lorry/queue"
+	"lorry/result"
+)
+
+// streamed is a streaming answer under way.
+type streamed struct {
+	*trip
+	out    sse
+	relay  *relay
+	shape  shape
+	tokens chan *nats.Msg
+	done   bool // the first chunk has left
+}
+
+// tokensAhead is how many token messages may wait for a slow client; past it they are lost, and the verdict has the rest.
+const tokensAhead = 4096
+
+// stream answers with server-sent events. What fails before the first one is an ordinary error.
+func (t *trip) stream(ctx context.Context, w *result.Waiter) error {
+	st := &streamed{trip: t, out: sse{w: t.w}, relay: newRelay(t.job.Request.Sampling.N), shape: shapeOf(t.job, t.order.usage),
+		tokens: make(chan *nats.Msg, tokensAhead)}
+	sub, err := t.s.cfg.Queue.Conn().ChanSubscribe(queue.TokensSubject(t.job.ID, "*"), st.tokens)
+	if err != nil {
+		return queue.ErrAway
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	v, err := t.start(ctx, w)
+	if v == nil && err == nil {
+		v, err = st.listen(ctx, w)
+	}
+	if err != nil {
+		if v, err = t.ended(ctx, err); v == nil {
+			return st.fail(err)
+		}
+	}
+	return st.finish(v)
+}
+
+// listen passes tokens on until the verdict is there. The error is ctx's cause, the client's, or errDiverged.
+func (st *streamed) listen(ctx context.Context, w *result.Waiter) (*result.Verdict, error) {
+	look, alive := time.NewTicker(lookEvery), time.NewTicker(st.s.cfg.KeepAlive)
+	defer look.Stop()
+	defer alive.Stop()
+	for {
+		select {
+		case m := <-st.tokens:
+			if err := st.token(m); err != nil {
+				return nil, err
+			}
+			alive.Reset(st.s.cfg.KeepAlive)
+		case m := <-w.Done():
+			return result.Decode(m.Data)
+		case <-look.C:
+			if v := w.Look(ctx); v != nil {
+				return v, nil
+			}
+		case <-alive.C:
+			if err := st.out.comment(); err != nil {
+				return nil, err
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// token sends what is new in a token message.
+func (st *streamed) token(m *nats.Msg) error {
+	attempt, err := strconv.Atoi(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
+	var tm queue.TokenMessage
+	if err != nil || json.Unmarshal(m.Data, &tm) != nil {
+		return nil // a newer worker's
+	}
+	c, any, err := st.relay.hint(attempt, tm)
+	if err != nil || !any {
+		return err
+	}
+	return st.send(c)
+}
+
+// send sends a piece, and before the first one who speaks.
+func (st *streamed) send(c engine.Chunk) error {
+	if !st.done {
+		st.done = true
+		metricFirst.Observe(time.Since(st.began).Seconds())
+		for i := range st.relay.choices {
+			if err := st.event(st.shape.opening(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return st.event(st.shape.piece(c))
+}
+
+// event sends a chunk, if there is one.
+func (st *streamed) event(chunk any) error {
+	if chunk == nil {
+		return nil
+	}
+	return st.out.event(chunk)
+}
+
+// fail ends the stream with an error: an ordinary answer while nothing has left, else an event.
+func (st *streamed) fail(err error) error {
+	if !st.out.began {
+		return err
+	}
+	if err == error(errHungUp) {
+		return nil
+	}
+	st.s.cfg.Log.Warn().Err(err).Str("job", st.job.ID).Msg("stream ended with an error")
+	_ = st.out.fail(asAPI(err)) // a client that hung up
+	return nil
+}
+
+// finish sends what is left of the verdict that stands.
+func (st *streamed) finish(v *result.Verdict) error {
+	if v.State != queue.Succeeded {
+		return st.failed(v)
+	}
+	rest, err := st.relay.rest(v.Completion)
+	if err != nil {
+		return st.fail(err)
+	}
+	for _, c := range rest {
+		if err := st.close(c, v.Completion.Choices[c.Index].ToolCalls); err != nil {
+			return nil // the client is gone, and the job is over
+		}
+	}
+	if st.order.usage {
+		_ = st.out.event(st.shape.usage(v.Completion.Usage))
+	}
+	_ = st.out.done()
+	return nil
+}
+
+// close sends a choice's last text, then why it ended.
+func (st *streamed) close(c engine.Chunk, calls json.RawMessage) error {
+	finish := c.Finish
+	c.Finish = ""
+	if c.Text != "" || len(c.Logprobs) > 0 || !st.done {
+		if err := st.send(c); err != nil {
+			return err
+		}
+	}
+	return st.event(st.shape.end(c.Index, finish, calls))
+}
+
+// failed ends a stream whose job did not succeed.
+func (st *streamed) failed(v *result.Verdict) error {
+	if !st.out.began {
+		return st.reply(v)
+	}
+	_, body := result.Response(v)
+	return st.out.event(json.RawMessage(body))
+}

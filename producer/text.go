@@ -1,0 +1,96 @@
+package producer
+
+import (
+	"encoding/json"
+	"math"
+	"strconv"
+
+	"lorry/engine"
+	"lorry/queue"
+)
+
+// readCompletions reads the body of POST /v1/completions.
+func readCompletions(body []byte, l limits) (*order, error) {
+	o, err := newObject(body)
+	if err != nil {
+		return nil, err
+	}
+	d := &order{endpoint: queue.Completions, request: engine.Request{Kind: engine.Text}}
+	readCommon(o, d, l)
+	s := &d.request.Sampling
+	if s.MaxTokens == 0 {
+		s.MaxTokens = defaultTokens
+	}
+	if o.integer("logprobs", &s.TopLogprobs, 0, maxTextTop) {
+		s.Logprobs = true
+	}
+	o.flag("echo", &d.request.Echo)
+	o.unsupported("suffix")
+	o.unsupported("best_of", strconv.Itoa(s.N)) // the best n of n are all
+	readPrompt(o, &d.request)
+	return d, o.done()
+}
+
+// readPrompt reads a string, a list of one, or token IDs. Several prompts in one request are several requests, which
+// Lorry wants as such: each is a job of its own.
+func readPrompt(o *object, r *engine.Request) {
+	v, ok := o.take("prompt")
+	if !ok {
+		o.missing("prompt")
+		return
+	}
+	if kind(v) == "string" {
+		o.err = first(o.err, unquote(v, &r.Prompt))
+		return
+	}
+	var vs []json.RawMessage
+	if kind(v) != "array" || json.Unmarshal(v, &vs) != nil || len(vs) == 0 {
+		o.wrong("prompt", "a string, an array with one string, or an array of token IDs", v)
+		return
+	}
+	switch k := kind(vs[0]); {
+	case k == "integer":
+		r.Tokens = readTokens(o, v)
+	case len(vs) > 1:
+		o.fail(refuse(codeUnsupported, "prompt", "Unsupported value: 'prompt' holds %d prompts. Send one request for each: they are batched by the workers.", len(vs)))
+	case k == "string":
+		o.err = first(o.err, unquote(vs[0], &r.Prompt))
+	case k == "array":
+		r.Tokens = readTokens(o, vs[0])
+	default:
+		o.wrong("prompt", "a string, an array with one string, or an array of token IDs", vs[0])
+	}
+}
+
+func readTokens(o *object, v json.RawMessage) []int32 {
+	var ids []int32
+	if json.Unmarshal(v, &ids) != nil || len(ids) == 0 {
+		o.fail(refuse(codeType, "prompt", "Invalid 'prompt': expected an array of token IDs (integers from 0 to %d).", math.MaxInt32))
+		return nil
+	}
+	for _, id := range ids {
+		if id < 0 {
+			o.fail(refuse(codeValue, "prompt", "Invalid 'prompt': a token's ID can't be negative, but got %d.", id))
+		}
+	}
+	return ids
+}
+
+func unquote(v json.RawMessage, dst *string) *apiError {
+	if json.Unmarshal(v, dst) != nil {
+		return refuse(codeJSON, "", "We could not parse the JSON body of your request.")
+	}
+	return nil
+}
+
+func first(errs ...*apiError) *apiError {
+	for _, e := range errs {
+		if e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+// at is an element's name, as "messages[3]".
+func at(name string, i int) string { return name + "[" + strconv.Itoa(i) + "]" }
