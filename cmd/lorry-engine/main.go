@@ -1,0 +1,107 @@
+// Command lorry-engine is the process that runs llama.cpp for lorry: one model behind a pipe, nothing else. It is an
+// executable of its own because llama.cpp ends its process when it finds a fault, and because the binding to it needs
+// a library (libffi) that lorry itself does without.
+//
+// It lives as long as the pipe to its parent does, and takes no notice of the signals by which a terminal or a service
+// manager ends a whole group of processes: the parent drains first, then closes the pipe.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/rs/zerolog"
+
+	"lorry/engine"
+	"lorry/engine/child"
+	"lorry/engine/llama"
+)
+
+// Exit codes: 1 is a failure that stderr tells of, 2 a wrong command line (and what Go exits with after a crash).
+func main() {
+	err := run(os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.As(err, new(usageError)):
+		fmt.Fprintln(os.Stderr, "lorry-engine:", err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "lorry-engine:", err)
+		os.Exit(1)
+	}
+}
+
+// usageError is a command line that can't be meant.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func run(args []string, stdout, stderr io.Writer) error {
+	c, fd, version, err := parse(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	if version {
+		_, err := fmt.Fprintln(stdout, "lorry-engine on llama.cpp", llama.Version)
+		return err
+	}
+	conn, err := child.Conn(fd)
+	if err != nil {
+		return usageError{errors.New("this is the engine's own process, which lorry starts by itself: run `lorry up`")}
+	}
+	c.Log = zerolog.New(stderr).With().Timestamp().Int("pid", os.Getpid()).Logger()
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	return child.Serve(context.Background(), conn, func(observe engine.DecodeObserver) (engine.Engine, error) {
+		c.Observe = observe
+		return openLlama(c)
+	})
+}
+
+// openLlama keeps a nil *llama.Engine from becoming an engine.Engine.
+func openLlama(c llama.Config) (engine.Engine, error) {
+	e, err := llama.Open(c)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+func parse(args []string, stderr io.Writer) (c llama.Config, fd int, version bool, err error) {
+	f := flag.NewFlagSet("lorry-engine", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&c.Lib, "lib", "", "`folder` of llama.cpp's libraries")
+	f.StringVar(&c.File, "model", "", "GGUF `file`")
+	f.StringVar(&c.Model.Name, "name", "", "the model's `name`")
+	f.StringVar(&c.Model.Base, "base", "", "the file's `SHA-256` in hex (default: computed)")
+	f.StringVar(&c.Model.Settings, "settings", "", "`SHA-256` of the serving settings")
+	f.IntVar(&c.Slots, "slots", 0, "sequences at the same moment (default 8)")
+	f.IntVar(&c.Context, "context", 0, "tokens in the KV cache, for all sequences (default 8192)")
+	f.IntVar(&c.Threads, "threads", 0, "threads that compute (default: all cores but one)")
+	f.IntVar(&fd, "fd", child.FD, "`descriptor` of the pipe to lorry")
+	f.BoolVar(&version, "version", false, "print llama.cpp's version")
+	if err := f.Parse(args); err != nil || version {
+		return c, fd, version, err
+	}
+	return c, fd, false, complete(f, c)
+}
+
+// complete says what is missing or wrong on the command line.
+func complete(f *flag.FlagSet, c llama.Config) error {
+	switch {
+	case f.NArg() > 0:
+		return fmt.Errorf("there is no argument %q", f.Arg(0))
+	case f.NFlag() == 0:
+		return errors.New("this is the engine's own process, which lorry starts by itself: run `lorry up`")
+	case c.Lib == "" || c.File == "" || c.Model.Name == "":
+		return errors.New("--lib, --model and --name must be given")
+	case c.Slots < 0 || c.Context < 0 || c.Threads < 0:
+		return errors.New("--slots, --context and --threads can't be negative")
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"lorry/engine"
+	"lorry/engine/child"
+	"lorry/engine/enginetest"
+	"lorry/engine/llama"
+)
+
+// asEngine makes the test binary the command itself.
+const asEngine = "LORRY_TEST_AS_ENGINE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asEngine) != "" {
+		main()
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// runtimeDir is where `make runtime` puts things.
+func runtimeDir(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("LORRY_RUNTIME")
+	if dir == "" {
+		dir = filepath.Join("..", "..", "runtime")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "lib")); err != nil {
+		t.Fatal("run: make runtime")
+	}
+	return dir
+}
+
+func configured(t *testing.T, model string, more ...string) child.Config {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{
+		"--lib", filepath.Join(runtimeDir(t), "lib"), "--model", model, "--name", "smollm2",
+		"--context", "2048", "--threads", "1",
+	}
+	return child.Config{Path: exe, Args: append(args, more...), Env: []string{asEngine + "=1"}}
+}
+
+func smollm2(t *testing.T) string { return filepath.Join(runtimeDir(t), "models", "smollm2.gguf") }
+
+func TestSuiteBehindPipe(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T) engine.Engine {
+		e, err := child.Start(context.Background(), configured(t, smollm2(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}, enginetest.Options{})
+}
+
+func TestBadStart(t *testing.T) {
+	bad := filepath.Join(t.TempDir(), "bad.gguf")
+	if err := os.WriteFile(bad, []byte("GGUF is what it says"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		model string
+		more  []string
+		want  string
+	}{
+		"corrupt model": {bad, nil, "is no GGUF file"},
+		"no model":      {bad + "x", nil, "no such file"},
+		"no libraries":  {smollm2(t), []string{"--lib", t.TempDir()}, "make runtime"},
+		"wrong flag":    {smollm2(t), []string{"--slots", "-1"}, "can't be negative"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, err := child.Start(context.Background(), configured(t, c.model, c.more...))
+			if err == nil {
+				e.Close()
+				t.Fatal("it started")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestByHand(t *testing.T) {
+	for name, args := range map[string][]string{
+		"no flags":     nil,
+		"no pipe":      {"--lib", "x", "--model", "y", "--name", "z"},
+		"an argument":  {"--name", "z", "serve"},
+		"unknown flag": {"--serve"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out := command(t, args...)
+			if code != 2 || !strings.Contains(out, "lorry") {
+				t.Errorf("exit %d: %s", code, out)
+			}
+		})
+	}
+	if code, out := command(t, "--version"); code != 0 || !strings.Contains(out, llama.Version) {
+		t.Errorf("--version: exit %d: %s", code, out)
+	}
+}
+
+func command(t *testing.T, args ...string) (code int, out string) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(os.Environ(), asEngine+"=1")
+	var b bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &b, &b
+	err = cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode(), b.String()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return 0, b.String()
+}
