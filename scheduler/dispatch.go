@@ -1,0 +1,515 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"lorry/engine"
+	"lorry/queue"
+	"lorry/result"
+)
+
+// dispatcher keeps a small window of deliveries ready in JOBS for one base, fed in order from the backlog. There is one
+// at a time a base (a KV lease); a second one would cost duplicates, which claims drop.
+//
+// All its state is a view: it reads the backlog anew when it starts, and what it feeds twice is claimed once.
+type dispatcher struct {
+	b       string
+	q       *queue.Queue
+	results *result.Store
+	fleet   *queue.Fleet
+	tenants tenants
+	log     zerolog.Logger
+	lanes   map[queue.Lane]*lane
+	// parked followers wait for their leader's answer, by leader.
+	parked map[string][]*item
+	// charged is what jobs in the window were charged, until their end says what they cost.
+	charged map[string]float64
+	rate    float64 // jobs a second, a moving mean
+	ends    int     // since the last tick
+}
+
+// tenants says what an operator has set.
+type tenants interface {
+	// Weight is the tenant's share beside the others'; Paused ones are passed over; MaxReady bounds its jobs in the
+	// window, 0 for no bound.
+	Weight(tenant string) float64
+	Paused(tenant string) bool
+	MaxReady(tenant string) int
+}
+
+// lane is what waits and what is ready in one lane.
+type lane struct {
+	name    queue.Lane
+	order   *order
+	win     *window
+	sources map[string]*source
+}
+
+func newDispatcher(b string, q *queue.Queue, r *result.Store, f *queue.Fleet, t tenants, log zerolog.Logger) *dispatcher {
+	d := &dispatcher{b: b, q: q, results: r, fleet: f, tenants: t, log: log.With().Str("base", b).Logger(), lanes: map[queue.Lane]*lane{},
+		parked: map[string][]*item{}, charged: map[string]float64{}}
+	for _, l := range queue.Lanes {
+		d.lanes[l] = &lane{name: l, order: newOrder(), win: newWindow(), sources: map[string]*source{}}
+	}
+	return d
+}
+
+// hints are the core messages that a dispatcher listens to. Each may be lost: a look each second finds the same.
+type hints struct {
+	acks, wake, done chan *nats.Msg
+	subs             []*nats.Subscription
+}
+
+func (d *dispatcher) listen() (*hints, error) {
+	h := &hints{acks: make(chan *nats.Msg, 1<<16), wake: make(chan *nats.Msg, 1<<12), done: make(chan *nats.Msg, 1<<16)}
+	on := map[string]chan *nats.Msg{queue.WakeSubject(d.b): h.wake, queue.DoneSubject("*"): h.done}
+	for _, l := range queue.Lanes {
+		durable := queue.Durable(l, d.b)
+		on["$JS.ACK.JOBS."+durable+".>"] = h.acks
+		on["$JS.ACK.*.*.JOBS."+durable+".>"] = h.acks // the newer form, with domain and account
+	}
+	for subject, ch := range on {
+		s, err := d.q.Conn().ChanSubscribe(subject, ch)
+		if err != nil {
+			h.stop()
+			return nil, err
+		}
+		h.subs = append(h.subs, s)
+	}
+	return h, nil
+}
+
+func (h *hints) stop() {
+	for _, s := range h.subs {
+		_ = s.Unsubscribe()
+	}
+}
+
+// errorPause is before the next try when NATS or Redis is away.
+const errorPause = 100 * time.Millisecond
+
+// run dispatches until ctx ends.
+func (d *dispatcher) run(ctx context.Context) error {
+	h, err := d.listen()
+	if err != nil {
+		return err
+	}
+	defer h.stop()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	d.look(ctx)
+	for ctx.Err() == nil {
+		if err := d.feedAll(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn().Err(err).Msg("dispatch stalls")
+			pause(ctx, errorPause)
+		}
+		select {
+		case <-ctx.Done():
+		case m := <-h.acks:
+			d.onAck(m)
+		case m := <-h.wake:
+			d.wake(string(m.Data))
+		case m := <-h.done:
+			d.onDone(ctx, m)
+		case <-tick.C:
+			d.look(ctx)
+		}
+		d.drainHints(ctx, h)
+	}
+	return nil
+}
+
+// drainHints takes what has come meanwhile, so that one feed serves many hints.
+func (d *dispatcher) drainHints(ctx context.Context, h *hints) {
+	for {
+		select {
+		case m := <-h.acks:
+			d.onAck(m)
+		case m := <-h.wake:
+			d.wake(string(m.Data))
+		case m := <-h.done:
+			d.onDone(ctx, m)
+		default:
+			return
+		}
+	}
+}
+
+func pause(ctx context.Context, t time.Duration) {
+	select {
+	case <-time.After(t):
+	case <-ctx.Done():
+	}
+}
+
+// wake says that a subject has news.
+func (d *dispatcher) wake(subject string) {
+	l, b, _, ok := queue.ParseBacklog(subject)
+	if !ok || b != d.b {
+		return
+	}
+	stream := queue.StreamBacklog
+	if strings.HasPrefix(subject, "due.") {
+		stream = queue.StreamLater
+	}
+	ln := d.lanes[l]
+	s := ln.sources[subject]
+	if s == nil {
+		s = newSource(stream, subject)
+		ln.sources[subject] = s
+	}
+	s.more = true
+}
+
+// onAck lowers a window's level. An acknowledgement's subject holds the delivery's sequence in JOBS.
+func (d *dispatcher) onAck(m *nats.Msg) {
+	if body := string(m.Data); body != "" && body != "+ACK" && body != "+TERM" {
+		return
+	}
+	l, seq, ok := parseAck(m.Subject, d.b)
+	if !ok {
+		return
+	}
+	w := d.lanes[l].win
+	n := w.level
+	if w.acked(seq) && d.lanes[l].order.waiting() > 0 {
+		w.grow()
+	}
+	d.ends += n - w.level
+}
+
+// parseAck reads $JS.ACK.[<domain>.<account>.]JOBS.<lane>-<b>.<delivered>.<stream seq>.…
+func parseAck(subject, b string) (l queue.Lane, seq uint64, ok bool) {
+	p := strings.Split(subject, ".")
+	for i, x := range p {
+		name, base, found := strings.Cut(x, "-")
+		if !found || base != b || i+2 >= len(p) {
+			continue
+		}
+		lane, known := queue.ParseLane(name)
+		seq, err := strconv.ParseUint(p[i+2], 10, 64)
+		return lane, seq, known && err == nil
+	}
+	return "", 0, false
+}
+
+// onDone lets followers go on, and mends their tenant's account: a job's true cost is known now.
+func (d *dispatcher) onDone(ctx context.Context, m *nats.Msg) {
+	v, err := result.Decode(m.Data)
+	if err != nil {
+		return
+	}
+	d.correct(v)
+	if its := d.parked[v.Job]; len(its) > 0 {
+		delete(d.parked, v.Job)
+		d.join(ctx, its)
+	}
+}
+
+// correct mends the account of a job that was fed. One that never ran cost nothing.
+func (d *dispatcher) correct(v *result.Verdict) {
+	charged, ok := d.charged[v.Job]
+	if !ok {
+		return
+	}
+	delete(d.charged, v.Job)
+	cost := 0.0
+	if v.Completion != nil && !v.Cached {
+		u := v.Completion.Usage
+		cost = float64(u.PromptTokens - u.CachedTokens + u.CompletionTokens)
+	}
+	d.lanes[v.Lane].order.correct(v.Tenant, cost-charged, d.tenants.Weight(v.Tenant))
+}
+
+// look finds what hints have missed, corrects levels, purges, and ends what has expired.
+func (d *dispatcher) look(ctx context.Context) {
+	d.rate += (float64(d.ends) - d.rate) / 4
+	d.ends = 0
+	for _, step := range []func(context.Context) error{d.lookBacklog, d.lookWindows, d.purge, d.expire, d.rejoin} {
+		if err := step(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn().Err(err).Msg("look failed")
+		}
+	}
+	if len(d.charged) > 8*maxWindow { // hints of their ends were lost
+		clear(d.charged)
+	}
+	for _, ln := range d.lanes {
+		ln.win.size(d.fleet.Slots(d.b), d.rate)
+		ln.order.forget()
+	}
+}
+
+func (d *dispatcher) lookBacklog(ctx context.Context) error {
+	for stream, filter := range map[string]string{queue.StreamBacklog: "backlog.*." + d.b + ".>", queue.StreamLater: "due.*." + d.b + ".>"} {
+		subjects, err := d.q.Subjects(ctx, stream, filter)
+		if err != nil {
+			return err
+		}
+		for s := range subjects {
+			d.wake(s)
+		}
+	}
+	return nil
+}
+
+// lookWindows asks each consumer where it stands. A JOBS that has lost its tail, or is gone, has lost what was fed: the
+// backlog is read again from what was not purged.
+func (d *dispatcher) lookWindows(ctx context.Context) error {
+	js := d.q.JS()
+	st, err := js.Stream(ctx, queue.StreamJobs)
+	if err != nil {
+		return err
+	}
+	last := st.CachedInfo().State.LastSeq
+	for _, ln := range d.lanes {
+		c, err := js.Consumer(ctx, queue.StreamJobs, queue.Durable(ln.name, d.b))
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			if err = d.q.SetupBase(ctx, d.b); err == nil {
+				ln.rewind()
+			}
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if last < ln.win.last {
+			ln.rewind()
+			continue
+		}
+		i := c.CachedInfo()
+		ln.win.settle(i.AckFloor.Stream, i.NumPending == 0 && i.NumAckPending == 0)
+	}
+	return nil
+}
+
+func (ln *lane) rewind() {
+	ln.win, ln.order = newWindow(), newOrder()
+	for _, s := range ln.sources {
+		s.rewind()
+	}
+}
+
+func (d *dispatcher) purge(ctx context.Context) error {
+	for _, ln := range d.lanes {
+		for _, s := range ln.sources {
+			if err := s.purge(ctx, d.q); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// expire ends jobs whose deadline is past, fed or parked.
+func (d *dispatcher) expire(ctx context.Context) error {
+	now := time.Now()
+	var its []*item
+	for _, ln := range d.lanes {
+		its = append(its, ln.order.expired(now)...)
+	}
+	for leader, ps := range d.parked {
+		left := ps[:0:0]
+		for _, it := range ps {
+			if it.job.Expired(now) {
+				its = append(its, it)
+			} else {
+				left = append(left, it)
+			}
+		}
+		d.park(leader, left)
+	}
+	return d.end(ctx, its, func(it *item) *result.Verdict {
+		return result.For(&it.job, queue.Expired, now.UnixMilli())
+	})
+}
+
+func (d *dispatcher) park(leader string, its []*item) {
+	if len(its) == 0 {
+		delete(d.parked, leader)
+		return
+	}
+	d.parked[leader] = its
+}
+
+// end settles jobs that will not be fed. Those that can't be settled now are candidates again.
+func (d *dispatcher) end(ctx context.Context, its []*item, verdict func(*item) *result.Verdict) error {
+	if len(its) == 0 {
+		return nil
+	}
+	vs := make([]*result.Verdict, len(its))
+	for i, it := range its {
+		vs[i] = verdict(it)
+	}
+	stood, err := d.results.Settle(ctx, vs...)
+	for i, it := range its {
+		if stood[i] == nil {
+			d.lanes[it.job.Lane].order.add(it)
+			continue
+		}
+		it.src.close(it.seq)
+	}
+	return err
+}
+
+// rejoin asks again for followers whose leader's end was not heard.
+func (d *dispatcher) rejoin(ctx context.Context) error {
+	for _, leader := range sorted(d.parked) {
+		its := d.parked[leader]
+		delete(d.parked, leader)
+		d.join(ctx, its)
+	}
+	return nil
+}
+
+// join sorts cacheable jobs: answered, following, or to be fed.
+func (d *dispatcher) join(ctx context.Context, its []*item) {
+	jobs := make([]*queue.Job, len(its))
+	for i, it := range its {
+		jobs[i] = &it.job
+	}
+	js, err := d.results.JoinAll(ctx, jobs)
+	if err != nil { // Redis is away or lost: computing one twice costs time, nothing else
+		js = make([]result.Joined, len(its))
+	}
+	var hits []*item
+	answers := map[*item]*engine.Completion{}
+	for i, it := range its {
+		switch j := js[i]; {
+		case j.Over:
+			it.src.close(it.seq)
+		case j.Hit != nil:
+			hits, answers[it] = append(hits, it), j.Hit
+		case j.Leader != "":
+			d.parked[j.Leader] = append(d.parked[j.Leader], it)
+		default:
+			d.lanes[it.job.Lane].order.add(it)
+		}
+	}
+	if err := d.end(ctx, hits, func(it *item) *result.Verdict { return cachedVerdict(it, answers[it]) }); err != nil {
+		d.log.Warn().Err(err).Msg("cached answers not committed yet")
+	}
+}
+
+func cachedVerdict(it *item, c *engine.Completion) *result.Verdict {
+	v := result.For(&it.job, queue.Succeeded, time.Now().UnixMilli())
+	v.Completion, v.Cached = c, true
+	return v
+}
+
+// feedAll reads ahead and fills each lane's window.
+func (d *dispatcher) feedAll(ctx context.Context) error {
+	for _, l := range queue.Lanes {
+		ln := d.lanes[l]
+		if err := d.readAhead(ctx, ln); err != nil {
+			return err
+		}
+		if err := d.feed(ctx, ln); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readAhead tops up the candidates of each source that has run low.
+func (d *dispatcher) readAhead(ctx context.Context, ln *lane) error {
+	var cacheable []*item
+	for _, name := range sorted(ln.sources) {
+		s := ln.sources[name]
+		for s.more && ln.order.of(s.tenant) < readAhead/2 && len(s.open) < 16*readAhead {
+			its, err := s.read(ctx, d.q, readAhead, d.unreadable)
+			if err != nil {
+				return err
+			}
+			for _, it := range its {
+				if it.job.CacheKey != "" {
+					cacheable = append(cacheable, it)
+					continue
+				}
+				ln.order.add(it)
+			}
+		}
+	}
+	if len(cacheable) > 0 {
+		d.join(ctx, cacheable)
+	}
+	return nil
+}
+
+func (d *dispatcher) unreadable(m queue.Stored, err error) {
+	d.log.Error().Err(err).Str("subject", m.Subject).Uint64("seq", m.Seq).Msg("unreadable job passed over")
+}
+
+// feed fills a lane's window in the order's order.
+func (d *dispatcher) feed(ctx context.Context, ln *lane) error {
+	for room := ln.win.room(); room > 0; room = ln.win.room() {
+		picks := d.picks(ln, room)
+		if len(picks) == 0 {
+			return nil
+		}
+		if err := d.put(ctx, ln, picks); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// picks are runs of jobs of one tenant and adapter, in order. One run is small beside the window, so that tenants take
+// turns inside it.
+func (d *dispatcher) picks(ln *lane, room int) (out [][]*item) {
+	now := time.Now()
+	k := min(queue.MaxDelivery, max(1, ln.win.want/32))
+	ready := map[string]int{}
+	for room > 0 {
+		its := ln.order.pick(now, min(k, room), d.tenants.Weight, func(t string) bool {
+			most := d.tenants.MaxReady(t)
+			return d.tenants.Paused(t) || most > 0 && ln.win.tenants[t]+ready[t] >= most
+		})
+		if len(its) == 0 {
+			return out
+		}
+		room -= len(its)
+		ready[its[0].job.Tenant] += len(its)
+		out = append(out, its)
+	}
+	return out
+}
+
+// put feeds picks as deliveries. Where the outcome is unknown the jobs are candidates again: claims drop duplicates.
+func (d *dispatcher) put(ctx context.Context, ln *lane, picks [][]*item) error {
+	var ds []queue.Delivery
+	var of [][]*item
+	for _, its := range picks {
+		jobs := make([]queue.Job, len(its))
+		for i, it := range its {
+			jobs[i] = it.job
+		}
+		for _, p := range queue.Pack(jobs, 0) {
+			ds, of = append(ds, p), append(of, its[:len(p.Jobs)])
+			its = its[len(p.Jobs):]
+		}
+	}
+	seqs, errs := d.q.Feed(ctx, ln.name, d.b, ds)
+	for i, err := range errs {
+		for _, it := range of[i] {
+			if err != nil {
+				ln.order.add(it)
+				continue
+			}
+			it.src.close(it.seq)
+			d.charged[it.job.ID] = it.cost
+		}
+		if err == nil {
+			ln.win.put(seqs[i], ds[i])
+		}
+	}
+	fedTotal.WithLabelValues(string(ln.name)).Add(float64(len(ds)))
+	return errors.Join(errs...)
+}

@@ -1,0 +1,80 @@
+// Package scheduler decides what runs next, and does what happens later.
+//
+// Its dispatchers keep each base's ready window filled in a fair order; its guard fills a lost Redis from the streams;
+// its announcer turns verdicts into events, which asynq delivers.
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"sync"
+
+	"github.com/rs/zerolog"
+
+	"lorry/access"
+	"lorry/queue"
+	"lorry/result"
+)
+
+// Config of a scheduler. Queue and Results are required.
+type Config struct {
+	Queue   *queue.Queue
+	Results *result.Store
+	// Access says what operators have set for tenants. Nil: all are equal.
+	Access *access.Store
+	// Instance names this process's leases: one that starts again under the same name takes them over at once. It must
+	// be unique among those that run. Empty: the host and process.
+	Instance string
+	Log      zerolog.Logger
+}
+
+// Scheduler is the role.
+type Scheduler struct {
+	cfg   Config
+	fleet *queue.Fleet
+}
+
+// New makes a Scheduler. It asks nobody anything.
+func New(c Config) (*Scheduler, error) {
+	if c.Instance == "" {
+		host, _ := os.Hostname()
+		c.Instance = cmp.Or(host, "scheduler") + queue.NewID("-")
+	}
+	return &Scheduler{cfg: c}, nil
+}
+
+// Run schedules until ctx ends. Several may run: what must be done by one is guarded by leases, the rest is without
+// effect the second time.
+func (s *Scheduler) Run(ctx context.Context) (err error) {
+	if s.fleet, err = queue.WatchFleet(ctx, s.cfg.Queue.Conn()); err != nil {
+		return err
+	}
+	parts := []func(context.Context) error{s.guardEpoch, s.dispatch}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	for i, part := range parts {
+		wg.Go(func() { defer cancel(); errs[i] = part(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// tenants is what operators have set, as dispatchers read it.
+func (s *Scheduler) tenants() tenants { return settings{s.cfg.Access} }
+
+type settings struct{ access *access.Store }
+
+func (t settings) of(tenant string) access.Settings {
+	if t.access == nil {
+		return access.Settings{Weight: 1}
+	}
+	return t.access.Tenant(tenant)
+}
+
+func (t settings) Weight(tenant string) float64 { return float64(t.of(tenant).Weight) }
+func (t settings) Paused(tenant string) bool    { return t.of(tenant).Paused }
+func (t settings) MaxReady(tenant string) int   { return t.of(tenant).MaxReady }
