@@ -1,0 +1,70 @@
+// Package cli holds the commands that talk to a running Lorry over HTTP, as any other client would.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// Target is a running Lorry.
+type Target struct {
+	// URL is its base, without /v1.
+	URL string
+	// Key is the API key to show; empty shows none.
+	Key string
+}
+
+// Bind gives a command the flags that name a Lorry, and returns what reads them once they are parsed.
+type Bind func(*cobra.Command) func() (Target, error)
+
+// Commands are submit and job.
+func Commands(bind Bind) []*cobra.Command {
+	return []*cobra.Command{newSubmit(bind), newJob(bind)}
+}
+
+// OutputFlag gives a command -o, which is checked when it is parsed.
+func OutputFlag(c *cobra.Command, to *string) {
+	c.Flags().VarP((*output)(to), "output", "o", "output format: text or json")
+}
+
+// output is text or json.
+type output string
+
+func (o *output) Set(s string) error {
+	if s != "text" && s != "json" {
+		return fmt.Errorf("%q is neither text nor json", s)
+	}
+	*o = output(s)
+	return nil
+}
+func (o *output) String() string { return string(*o) }
+func (o *output) Type() string   { return "format" }
+
+// PrintJSON writes v indented, without HTML escapes.
+func PrintJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// connect makes the client of a command, once its flags are parsed.
+func connect(target func() (Target, error)) (*Client, error) {
+	t, err := target()
+	if err != nil {
+		return nil, err
+	}
+	return NewClient(t), nil
+}
+
+// cause is why ctx ended, in words for a person.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted")
+	}
+	return err
+}

@@ -1,0 +1,190 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// Job is the lorry.job object, as far as people read it.
+type Job struct {
+	ID        string            `json:"id"`
+	Status    string            `json:"status"`
+	Model     string            `json:"model"`
+	Lane      string            `json:"lane"`
+	CreatedAt int64             `json:"created_at"`
+	StartedAt int64             `json:"started_at"`
+	EndedAt   int64             `json:"ended_at"`
+	Metadata  map[string]string `json:"metadata"`
+	Response  *struct {
+		StatusCode int             `json:"status_code"`
+		Body       json.RawMessage `json:"body"`
+	} `json:"response"`
+	Error *APIError `json:"error"`
+}
+
+func (j *Job) over() bool { return j.Status != "queued" && j.Status != "running" }
+
+func newJob(bind Bind) *cobra.Command {
+	c := &cobra.Command{Use: "job", Short: "Look at jobs, and cancel them",
+		Example: `  lorry job list --status running
+  lorry job get job_01kb2c…
+  lorry job cancel job_01kb2c… job_01kb2d…`}
+	c.AddCommand(newJobGet(bind), newJobCancel(bind), newJobList(bind))
+	return c
+}
+
+func newJobGet(bind Bind) *cobra.Command {
+	var format string
+	c := &cobra.Command{Use: "get ID", Short: "Show a job, and its answer when it is there", Args: cobra.ExactArgs(1),
+		Example: `  lorry job get job_01kb2c…
+  lorry job get job_01kb2c… -o json | jq -r .response.body.choices[0].message.content`}
+	target := bind(c)
+	OutputFlag(c, &format)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return each(c, target, format, args, http.MethodGet, "")
+	}
+	return c
+}
+
+func newJobCancel(bind Bind) *cobra.Command {
+	var format string
+	c := &cobra.Command{Use: "cancel ID...", Short: "Cancel jobs; one that is over stays as it ended", Args: cobra.MinimumNArgs(1),
+		Example: `  lorry job cancel job_01kb2c…
+  lorry job list --status queued -o json | jq -r .data[].id | xargs lorry job cancel`}
+	target := bind(c)
+	OutputFlag(c, &format)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return each(c, target, format, args, http.MethodPost, "/cancel")
+	}
+	return c
+}
+
+// each calls one method on each job and prints what it answers.
+func each(c *cobra.Command, target func() (Target, error), format string, ids []string, method, suffix string) error {
+	cl, err := connect(target)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		var raw json.RawMessage
+		if err := cl.do(c.Context(), method, "/v1/jobs/"+url.PathEscape(id)+suffix, nil, nil, &raw); err != nil {
+			return cause(c.Context(), err)
+		}
+		if err := printJob(c.OutOrStdout(), format, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printJob(w io.Writer, format string, raw json.RawMessage) error {
+	if format == "json" {
+		return PrintJSON(w, raw)
+	}
+	var j Job
+	if err := json.Unmarshal(raw, &j); err != nil {
+		return fmt.Errorf("read the job: %w", err)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(k, v string) {
+		if v != "" {
+			fmt.Fprintf(t, "%s\t%s\n", k, v)
+		}
+	}
+	row("id", j.ID)
+	row("status", j.Status)
+	row("model", j.Model)
+	row("lane", j.Lane)
+	row("created", Stamp(j.CreatedAt))
+	row("started", Stamp(j.StartedAt))
+	row("ended", Stamp(j.EndedAt))
+	if j.Error != nil {
+		row("error", j.Error.Message)
+	}
+	if err := t.Flush(); err != nil || j.Response == nil {
+		return err
+	}
+	a := readAnswer(j.Response.Body)
+	_, err := fmt.Fprintf(w, "\n%s\n", a.text())
+	return err
+}
+
+// Stamp is a time for tables; empty for none.
+func Stamp(unix int64) string {
+	if unix == 0 {
+		return ""
+	}
+	return time.Unix(unix, 0).Format(time.DateTime)
+}
+
+func newJobList(bind Bind) *cobra.Command {
+	var format, status, after string
+	var limit int
+	c := &cobra.Command{Use: "list", Short: "List jobs, newest first", Args: cobra.NoArgs,
+		Example: `  lorry job list --limit 100
+  lorry job list --status failed -o json`}
+	target := bind(c)
+	c.Flags().IntVar(&limit, "limit", 20, "how many, 1 to 100")
+	c.Flags().StringVar(&status, "status", "", "only these: queued, running, succeeded, failed, cancelled or expired")
+	c.Flags().StringVar(&after, "after", "", "the next ones after this job's ID")
+	OutputFlag(c, &format)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cl, err := connect(target)
+		if err != nil {
+			return err
+		}
+		return list(c.Context(), cl, c.OutOrStdout(), format, status, after, limit)
+	}
+	return c
+}
+
+func list(ctx context.Context, cl *Client, w io.Writer, format, status, after string, limit int) error {
+	q := url.Values{"limit": {strconv.Itoa(limit)}}
+	if status != "" {
+		q.Set("status", status)
+	}
+	if after != "" {
+		q.Set("after", after)
+	}
+	var raw json.RawMessage
+	if err := cl.do(ctx, http.MethodGet, "/v1/jobs?"+q.Encode(), nil, nil, &raw); err != nil {
+		return cause(ctx, err)
+	}
+	if format == "json" {
+		return PrintJSON(w, raw)
+	}
+	var page struct {
+		Data    []Job  `json:"data"`
+		LastID  string `json:"last_id"`
+		HasMore bool   `json:"has_more"`
+	}
+	if err := json.Unmarshal(raw, &page); err != nil {
+		return fmt.Errorf("read the list: %w", err)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ID\tSTATUS\tMODEL\tLANE\tCREATED\tTOOK")
+	for _, j := range page.Data {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", j.ID, j.Status, j.Model, j.Lane, Stamp(j.CreatedAt), took(j))
+	}
+	if err := t.Flush(); err != nil || !page.HasMore {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "more: lorry job list --after %s\n", page.LastID)
+	return err
+}
+
+func took(j Job) string {
+	if j.EndedAt == 0 {
+		return ""
+	}
+	return (time.Duration(j.EndedAt-j.CreatedAt) * time.Second).String()
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// web is the listener.
+type web struct {
+	listener net.Listener
+	opened   chan struct{}
+}
+
+// url is where it is reached from this machine.
+func (w *web) url() string { return "http://" + w.listener.Addr().String() }
+
+// open begins to serve. Before that, connections wait.
+func (w *web) open() { close(w.opened) }
+
+// startHTTP listens, and adds the server to the crew; handler is asked once it is opened. It is started before the
+// handlers' own parts, so that these end first: they refuse new work, finish what waits, and end open pages.
+func startHTTP(c *crew, cfg *Config, log logger, handler func() http.Handler) (*web, error) {
+	l, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w (choose another address with --listen)", cfg.Listen, err)
+	}
+	w := &web{listener: l, opened: make(chan struct{})}
+	c.start("http", func(ctx context.Context) error { return w.serve(ctx, cfg, log, handler) })
+	return w, nil
+}
+
+func (w *web) serve(ctx context.Context, cfg *Config, log logger, handler func() http.Handler) error {
+	defer w.listener.Close()
+	select {
+	case <-w.opened:
+	case <-ctx.Done():
+		return nil
+	}
+	// No read or write timeout: an answer may take minutes. Headers and idle connections are bounded.
+	s := &http.Server{Handler: handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	s.ErrorLog = quietLog(log)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(w.listener) }()
+	log.Info().Str("url", w.url()).Msg("listening")
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	last, cancel := context.WithTimeout(context.Background(), cfg.Grace)
+	defer cancel()
+	err := s.Shutdown(last)
+	if errors.Is(err, context.DeadlineExceeded) {
+		_ = s.Close()
+		err = errors.New("connections were cut at the end of the grace")
+	}
+	return err
+}
+
+// oneListener serves the API and the dashboard together: pages have the roots of their own, all else is the API's.
+func oneListener(api, pages http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	for _, p := range []string{"/{$}", "/dashboard", "/dashboard/", "/queues", "/queues/"} {
+		mux.Handle(p, pages)
+	}
+	mux.Handle("/", api)
+	return mux
+}
+
+// withHealth adds to a dashboard that stands alone what probes ask for.
+func withHealth(pages http.Handler, cfg *Config) http.Handler {
+	mux := http.NewServeMux()
+	ok := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintln(w, `{"status":"ok"}`)
+	}
+	mux.HandleFunc("GET /healthz", ok)
+	mux.HandleFunc("GET /readyz", ok)
+	if cfg.Metrics {
+		mux.Handle("GET /metrics", promhttp.Handler())
+	}
+	mux.Handle("/", pages)
+	return mux
+}
+
+// quietLog takes net/http's own messages, as of a TLS client at a plain port.
+func quietLog(l logger) *stdlog.Logger { return stdlog.New(debugWriter{l}, "", 0) }
+
+type debugWriter struct{ log logger }
+
+func (w debugWriter) Write(b []byte) (int, error) {
+	w.log.Debug().Msg(strings.TrimSpace(string(b)))
+	return len(b), nil
+}

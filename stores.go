@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/redis/go-redis/v9"
+
+	"lorry/access"
+	"lorry/queue"
+	"lorry/registry"
+	"lorry/result"
+	"lorry/webhook"
+)
+
+// stores are what a role works on: a connection of its own to NATS, one to Redis, and the packages over them. They are
+// the same in `lorry up` and in a process of one role.
+type stores struct {
+	nats     *nats.Conn
+	redis    redis.UniversalClient
+	redisAt  *redisPlace
+	queue    *queue.Queue
+	results  *result.Store
+	access   *access.Store
+	registry *registry.Registry
+	fleet    *queue.Fleet
+	log      logger
+}
+
+// openStores connects a role. open lets everybody in while no key was ever made.
+func openStores(ctx context.Context, c *Config, at places, role string, open bool, log logger) (_ *stores, err error) {
+	s := &stores{log: log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.nats, err = openNATS(ctx, c, at, role, log); err != nil {
+		return nil, err
+	}
+	if err = checkNATS(ctx, s.nats, c, log); err != nil {
+		return nil, err
+	}
+	if s.redisAt, s.redis, err = openRedis(ctx, c, at.Redis, log); err != nil {
+		return nil, err
+	}
+	backlog, jobs := c.backlogBytes()
+	if s.queue, err = queue.New(queue.Config{Conn: s.nats, Replicas: c.Replicas, BacklogBytes: backlog, JobsBytes: jobs, Log: log}); err != nil {
+		return nil, err
+	}
+	s.results = result.New(result.Config{Queue: s.queue, Redis: s.redis, Log: log, ResultTTL: c.ResultTTL, CacheTTL: c.CacheTTL, CacheBytes: int64(c.CacheBytes)})
+	s.access = access.New(access.Config{JS: s.queue.JS(), Replicas: c.Replicas, Open: open, Log: log})
+	s.registry = registry.New(registry.Config{JS: s.queue.JS(), Replicas: c.Replicas, Log: log})
+	return s, nil
+}
+
+func (s *stores) close() {
+	if s.redis != nil {
+		_ = s.redis.Close()
+	}
+	if s.nats != nil {
+		_ = s.nats.FlushTimeout(time.Second) // hints under way
+		s.nats.Close()
+	}
+}
+
+// setup is the admin step: streams and buckets. It is done again at each start, and then changes nothing.
+func (s *stores) setup(ctx context.Context) error {
+	secrets := webhook.NewSecrets(webhook.SecretsConfig{JS: s.queue.JS(), Replicas: s.queue.Replicas(), Log: s.log})
+	for _, f := range []func(context.Context) error{s.queue.Setup, s.access.Setup, s.registry.Setup, secrets.Setup} {
+		if err := f(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run adds to the crew what keeps the stores alive, and waits until they know keys and models.
+func (s *stores) run(ctx context.Context, c *crew, role string) error {
+	c.closer(role+" connections", s.close)
+	c.start(role+" commits", s.queue.Run)
+	c.start(role+" keys", s.access.Run)
+	c.start(role+" models", s.registry.Run)
+	var err error
+	c.start(role+" fleet", func(ctx context.Context) error { <-ctx.Done(); return nil })
+	if s.fleet, err = queue.WatchFleet(c.last(), s.nats); err != nil {
+		return fmt.Errorf("nats: watch the fleet: %w", err)
+	}
+	for _, ready := range []<-chan struct{}{s.access.Ready(), s.registry.Ready()} {
+		select {
+		case <-ready:
+		case err := <-c.failed:
+			return err
+		case <-time.After(connectWait):
+			return fmt.Errorf("nats: keys and models can't be read: are its streams there? (lorry up, producer and scheduler make them)")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
