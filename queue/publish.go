@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -88,18 +87,41 @@ func (q *Queue) atomic(ctx context.Context, ms []*nats.Msg, seqs []uint64) bool 
 	return true
 }
 
+// singly publishes one by one, in order, without waiting in between.
 func (q *Queue) singly(ctx context.Context, ms []*nats.Msg, seqs []uint64, errs []error) {
-	var wg sync.WaitGroup
-	sem := make(chan struct{}, 64)
-	for i, m := range ms {
-		sem <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-sem }()
-			ack, err := q.request(ctx, m)
-			seqs[i], errs[i] = ack.Sequence, err
-		})
+	if len(ms) == 1 {
+		ack, err := q.request(ctx, ms[0])
+		seqs[0], errs[0] = ack.Sequence, err
+		return
 	}
-	wg.Wait()
+	ctx, cancel := context.WithTimeout(ctx, q.cfg.Timeout)
+	defer cancel()
+	futures := make([]jetstream.PubAckFuture, len(ms))
+	for i, m := range ms {
+		futures[i], errs[i] = q.js.PublishMsgAsync(m)
+	}
+	for i, f := range futures {
+		if errs[i] == nil {
+			seqs[i], errs[i] = settled(ctx, f)
+		}
+		if errs[i] != nil {
+			errs[i] = fmt.Errorf("publish %s: %w", ms[i].Subject, errs[i])
+		}
+	}
+}
+
+func settled(ctx context.Context, f jetstream.PubAckFuture) (uint64, error) {
+	select {
+	case a := <-f.Ok():
+		return a.Sequence, nil
+	case err := <-f.Err():
+		if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+			return 0, refused(api)
+		}
+		return 0, away(err)
+	case <-ctx.Done():
+		return 0, away(ctx.Err())
+	}
 }
 
 // pubAck is the server's answer to a publish.
@@ -129,7 +151,7 @@ func (q *Queue) request(ctx context.Context, m *nats.Msg) (pubAck, error) {
 // away marks the errors of a server that can't be reached.
 func away(err error) error {
 	for _, e := range []error{nats.ErrNoResponders, nats.ErrTimeout, nats.ErrConnectionClosed, nats.ErrDisconnected,
-		nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded, context.DeadlineExceeded, jetstream.ErrNoStreamResponse} {
+		nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded, context.DeadlineExceeded, jetstream.ErrNoStreamResponse, jetstream.ErrAsyncPublishTimeout} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("%w: %w", ErrAway, err)
 		}

@@ -54,7 +54,8 @@ func New(c Config) (*Queue, error) {
 	c.AckWait = cmp.Or(c.AckWait, 30*time.Second)
 	c.MaxAckPending = cmp.Or(c.MaxAckPending, 8192)
 	c.Timeout = cmp.Or(c.Timeout, 5*time.Second)
-	js, err := jetstream.New(c.Conn, jetstream.WithDefaultTimeout(c.Timeout))
+	js, err := jetstream.New(c.Conn, jetstream.WithDefaultTimeout(c.Timeout), jetstream.WithPublishAsyncTimeout(c.Timeout),
+		jetstream.WithPublishAsyncMaxPending(4096))
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
