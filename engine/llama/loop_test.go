@@ -1,0 +1,292 @@
+package llama
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"lorry/engine"
+)
+
+// machine stands for llama.cpp where a call is to fail, which the real one does on no command. It computes the token
+// after the last one, and keeps book of the cells as llama.cpp would: a gap or an overflow is a test's failure.
+type machine struct {
+	t     *testing.T
+	cells map[int][]int32 // by slot
+	room  int
+	fail  func(call int, rows []row) int32
+	calls int
+	last  []row
+}
+
+func newMachine(t *testing.T, room int, fail func(int, []row) int32) *machine {
+	return &machine{t: t, cells: map[int][]int32{}, room: room, fail: fail}
+}
+
+func (m *machine) decode(rows []row) int32 {
+	m.calls++
+	if m.fail != nil {
+		if code := m.fail(m.calls, rows); code != 0 {
+			return code
+		}
+	}
+	for _, r := range rows {
+		if len(m.cells[r.seq.slot]) != r.pos {
+			m.t.Errorf("slot %d holds %d cells, row has position %d", r.seq.slot, len(m.cells[r.seq.slot]), r.pos)
+			return -1
+		}
+		m.cells[r.seq.slot] = append(m.cells[r.seq.slot], r.token)
+	}
+	if used := m.used(); used > m.room {
+		m.t.Errorf("%d cells are used of %d", used, m.room)
+	}
+	m.last = slices.Clone(rows)
+	return 0
+}
+
+func (m *machine) used() (n int) {
+	for _, c := range m.cells {
+		n += len(c)
+	}
+	return n
+}
+
+// logits favours the successor of a row's token, so every right answer is a sequence of numbers.
+func (m *machine) logits(i int) []float32 {
+	row := make([]float32, 100)
+	row[(m.last[i].token+1)%100] = 1
+	return row
+}
+
+func (m *machine) share(from, to, n int) {
+	m.cells[to] = slices.Clone(m.cells[from][:n])
+	m.room += n // counted once
+}
+
+func (m *machine) remove(slot, from int) bool {
+	if from == 0 {
+		delete(m.cells, slot)
+	} else {
+		m.cells[slot] = m.cells[slot][:from]
+	}
+	return true
+}
+
+func (m *machine) why(code int32) string { return fmt.Sprint("code ", code) }
+
+// numbers is a vocabulary of which each token is its number and a blank.
+func numbers() *vocab {
+	v := &vocab{size: 100, end: map[int32]bool{}}
+	for i := range 100 {
+		v.pieces = append(v.pieces, fmt.Appendf(nil, "%d ", i))
+	}
+	return v
+}
+
+type world struct {
+	*loop
+	seen [][]string
+}
+
+func startLoop(t *testing.T, dev decoder, slots, cells, rows int) *world {
+	w := &world{}
+	w.loop = newLoop(dev, numbers(), slots, cells, rows, true, func(ids []string) { w.seen = append(w.seen, ids) })
+	go w.loop.run()
+	t.Cleanup(w.close)
+	return w
+}
+
+// count asks for the n numbers after the prompt's.
+func (w *world) count(ctx context.Context, id string, n, answers int, prompt ...int32) (*engine.Completion, error) {
+	r := &engine.Request{ID: id, Sampling: engine.Sampling{N: answers, MaxTokens: n}}
+	u := newRun(ctx, r, prompt, 1000, false, &scratch{})
+	if err := w.submit(u); err != nil {
+		return nil, err
+	}
+	return u.wait(nil)
+}
+
+func after(last, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%d ", (last+1+i)%100)
+	}
+	return b.String()
+}
+
+// together runs one request of each length at the same moment and checks all answers.
+func (w *world) together(t *testing.T, lengths ...int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for i, n := range lengths {
+		wg.Go(func() {
+			c, err := w.count(t.Context(), fmt.Sprint("r", i), n, 1, 7, 8, int32(i))
+			if err != nil {
+				t.Errorf("request %d: %v", i, err)
+			} else if got := c.Choices[0].Text; got != after(i, n) {
+				t.Errorf("request %d: got %q, want %q", i, got, after(i, n))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestLoopPreempts(t *testing.T) {
+	w := startLoop(t, newMachine(t, 300, nil), 8, 300, 16)
+	w.together(t, 200, 90, 190, 10, 150, 200, 80, 130, 5)
+	if s := w.read(); s.Preempted == 0 || s.CellsInUse != 0 || s.Running+s.Waiting+s.Outstanding != 0 {
+		t.Errorf("want preemptions, and nothing held at the end: %+v", s)
+	}
+}
+
+func TestLoopFailures(t *testing.T) {
+	has := func(rows []row, id string) bool {
+		return slices.ContainsFunc(rows, func(r row) bool { return r.seq.run.request.ID == id })
+	}
+	for name, fail := range map[string]func(int, []row) int32{
+		"no room now and then":    func(call int, rows []row) int32 { return map[bool]int32{call%5 == 0 && len(rows) > 1: 1}[true] },
+		"one call breaks":         func(call int, rows []row) int32 { return map[bool]int32{call == 4: -3}[true] },
+		"calls of several break":  func(call int, rows []row) int32 { return map[bool]int32{len(split(rows)) > 1: -1}[true] },
+		"aborted once in a while": func(call int, rows []row) int32 { return map[bool]int32{call%7 == 0 && len(split(rows)) > 1: 2}[true] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			startLoop(t, newMachine(t, 2000, fail), 4, 2000, 16).together(t, 20, 9, 30, 1, 12, 25)
+		})
+	}
+	t.Run("one request always breaks", func(t *testing.T) {
+		w := startLoop(t, newMachine(t, 2000, func(_ int, rows []row) int32 {
+			return map[bool]int32{has(rows, "bad"): -1}[true]
+		}), 4, 2000, 16)
+		var wg sync.WaitGroup
+		wg.Go(func() { w.together(t, 20, 9, 30) })
+		wg.Go(func() {
+			if _, err := w.count(t.Context(), "bad", 5, 1, 1, 2); !errors.Is(err, &engine.Error{Class: engine.Internal}) {
+				t.Errorf("got %v, want its own failure", err)
+			}
+		})
+		wg.Wait()
+	})
+}
+
+func TestLoopAnswersShareAPrompt(t *testing.T) {
+	m := newMachine(t, 500, nil)
+	w := startLoop(t, m, 3, 500, 16)
+	prompt := make([]int32, 100)
+	prompt[99] = 41
+	c, err := w.count(t.Context(), "many", 10, 5, prompt...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, choice := range c.Choices {
+		if choice.Text != after(41, 10) {
+			t.Errorf("answer %d is %q", i, choice.Text)
+		}
+	}
+	if got := w.read(); got.Rows > 300 || got.CellsInUse != 0 {
+		t.Errorf("computed %d tokens: the prompt of 100 should be computed once or twice, %+v", got.Rows, got)
+	}
+	if c.Usage.PromptTokens != 100 || c.Usage.CompletionTokens != 50 {
+		t.Errorf("counted %+v", c.Usage)
+	}
+}
+
+func TestLoopObserves(t *testing.T) {
+	w := startLoop(t, newMachine(t, 500, nil), 2, 500, 16)
+	for _, id := range []string{"a", "b"} {
+		if _, err := w.count(t.Context(), id, 3, 1, 1, 2, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.close()
+	var told []string
+	for _, ids := range w.seen {
+		told = append(told, strings.Join(ids, "+"))
+	}
+	if got := strings.Join(told, ","); got != "a,,b," {
+		t.Errorf("told %q, want each set once, and none when idle", got)
+	}
+}
+
+func TestLoopCancel(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("enough")
+	calls := make(chan struct{}, 1000)
+	w := startLoop(t, newMachine(t, 2000, func(int, []row) int32 { calls <- struct{}{}; return 0 }), 1, 2000, 16)
+	go func() {
+		for range 3 {
+			<-calls
+		}
+		cancel(why)
+	}()
+	if _, err := w.count(ctx, "long", 900, 1, 1); !errors.Is(err, why) {
+		t.Errorf("got %v, want the cause", err)
+	}
+	if _, err := w.count(t.Context(), "next", 3, 1, 1); err != nil { // there is one slot
+		t.Errorf("the slot is not free: %v", err)
+	}
+}
+
+func TestLoopClose(t *testing.T) {
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	w := startLoop(t, newMachine(t, 2000, func(int, []row) int32 {
+		once.Do(func() { close(entered); <-leave })
+		return 0
+	}), 1, 2000, 16)
+	errs := make(chan error)
+	for i := range 3 { // one runs, two wait
+		go func() {
+			_, err := w.count(t.Context(), fmt.Sprint(i), 900, 1, 1)
+			errs <- err
+		}()
+	}
+	<-entered
+	go w.close()
+	close(leave)
+	for range 3 {
+		if err := <-errs; !errors.Is(err, engine.ErrUnavailable) {
+			t.Errorf("got %v, want unavailable", err)
+		}
+	}
+	if _, err := w.count(t.Context(), "late", 1, 1, 1); !errors.Is(err, engine.ErrUnavailable) {
+		t.Errorf("got %v, want unavailable", err)
+	}
+}
+
+func TestPlan(t *testing.T) {
+	seq := func(tokens, done int) *sequence { return &sequence{tokens: make([]int32, tokens), done: done} }
+	for name, c := range map[string]struct {
+		running []*sequence
+		limit   int
+		want    []int // rows of each
+	}{
+		"all draw":               {[]*sequence{seq(5, 4), seq(9, 8)}, 8, []int{1, 1}},
+		"prompt takes the rest":  {[]*sequence{seq(50, 0), seq(9, 8)}, 8, []int{7, 1}},
+		"oldest prompt first":    {[]*sequence{seq(5, 0), seq(9, 0)}, 8, []int{5, 3}},
+		"prompt waits":           {[]*sequence{seq(5, 4), seq(9, 0)}, 1, []int{1, 0}},
+		"last piece of a prompt": {[]*sequence{seq(50, 48)}, 8, []int{2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, outputs := make([]int, len(c.running)), 0
+			for _, r := range plan(c.running, c.limit) {
+				got[slices.Index(c.running, r.seq)]++
+				if r.output {
+					outputs++
+				}
+			}
+			done := 0
+			for i, s := range c.running {
+				if got[i] == s.pending() {
+					done++
+				}
+			}
+			if !slices.Equal(got, c.want) || outputs != done {
+				t.Errorf("got %v with %d outputs, want %v with %d", got, outputs, c.want, done)
+			}
+		})
+	}
+}
