@@ -1,7 +1,9 @@
 package producer
 
 import (
+	"cmp"
 	"errors"
+	"strconv"
 	"strings"
 
 	"lorry/engine"
@@ -15,12 +17,30 @@ var errDiverged = errors.New("producer: the answer was computed again and differ
 // over. The verdict is the truth: what it holds beyond the hints is the rest, and an answer that does not begin with
 // what was sent is errDiverged. It has no clock and no connection.
 type relay struct {
-	attempt int
+	attempt attempt
 	// next is the sequence expected; lost says that one of this attempt did not come, so that the verdict has the rest.
 	next    int
 	lost    bool
 	choices []told
 }
+
+// attempt is one try at an answer, as the token's subject names it: the claim's number, and within it how often the
+// engine began anew.
+type attempt struct{ claim, start int }
+
+// parseAttempt reads "2" or "2-1".
+func parseAttempt(s string) (a attempt, ok bool) {
+	claim, start, parts := strings.Cut(s, "-")
+	var err, err2 error
+	a.claim, err = strconv.Atoi(claim)
+	if parts {
+		a.start, err2 = strconv.Atoi(start)
+	}
+	return a, err == nil && err2 == nil
+}
+
+// compare says which came first.
+func (a attempt) compare(b attempt) int { return cmp.Or(a.claim-b.claim, a.start-b.start) }
 
 // told is what was sent of one choice, and how far the attempt under way has come in repeating it.
 type told struct {
@@ -32,11 +52,11 @@ type told struct {
 func newRelay(n int) *relay { return &relay{choices: make([]told, n)} }
 
 // hint takes a token message of an attempt and returns what is new in it.
-func (r *relay) hint(attempt int, m queue.TokenMessage) (fresh engine.Chunk, any bool, err error) {
-	if attempt > r.attempt {
-		r.restart(attempt)
+func (r *relay) hint(a attempt, m queue.TokenMessage) (fresh engine.Chunk, any bool, err error) {
+	if a.compare(r.attempt) > 0 {
+		r.restart(a)
 	}
-	if attempt < r.attempt || r.lost || m.Seq < r.next || m.Chunk.Index < 0 || m.Chunk.Index >= len(r.choices) {
+	if a != r.attempt || r.lost || m.Seq < r.next || m.Chunk.Index < 0 || m.Chunk.Index >= len(r.choices) {
 		return fresh, false, nil
 	}
 	if m.Seq > r.next {
@@ -48,8 +68,8 @@ func (r *relay) hint(attempt int, m queue.TokenMessage) (fresh engine.Chunk, any
 	return fresh, fresh.Text != "" || len(fresh.Logprobs) > 0, err
 }
 
-func (r *relay) restart(attempt int) {
-	r.attempt, r.next, r.lost = attempt, 0, false
+func (r *relay) restart(a attempt) {
+	r.attempt, r.next, r.lost = a, 0, false
 	for i := range r.choices {
 		r.choices[i].at, r.choices[i].atLogpbs = 0, 0
 	}

@@ -3,7 +3,6 @@ package producer
 import (
 	"context"
 	"encoding/json"
-	"strconv"
 	"strings"
 	"time"
 
@@ -78,12 +77,12 @@ func (st *streamed) listen(ctx context.Context, w *result.Waiter) (*result.Verdi
 
 // token sends what is new in a token message.
 func (st *streamed) token(m *nats.Msg) error {
-	attempt, err := strconv.Atoi(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
+	at, ok := parseAttempt(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
 	var tm queue.TokenMessage
-	if err != nil || json.Unmarshal(m.Data, &tm) != nil {
+	if !ok || json.Unmarshal(m.Data, &tm) != nil {
 		return nil // a newer worker's
 	}
-	c, any, err := st.relay.hint(attempt, tm)
+	c, any, err := st.relay.hint(at, tm)
 	if err != nil || !any {
 		return err
 	}
