@@ -326,8 +326,12 @@ func (d *dispatcher) expire(ctx context.Context) error {
 		}
 		d.park(leader, left)
 	}
+	return d.endExpired(ctx, its)
+}
+
+func (d *dispatcher) endExpired(ctx context.Context, its []*item) error {
 	return d.end(ctx, its, func(it *item) *result.Verdict {
-		return result.For(&it.job, queue.Expired, now.UnixMilli())
+		return result.For(&it.job, queue.Expired, time.Now().UnixMilli())
 	})
 }
 
@@ -447,8 +451,11 @@ func (d *dispatcher) unreadable(m queue.Stored, err error) {
 	d.log.Error().Err(err).Str("subject", m.Subject).Uint64("seq", m.Seq).Msg("unreadable job passed over")
 }
 
-// feed fills a lane's window in the order's order.
+// feed fills a lane's window in the order's order. What has expired is not fed.
 func (d *dispatcher) feed(ctx context.Context, ln *lane) error {
+	if err := d.endExpired(ctx, ln.order.expired(time.Now())); err != nil {
+		return err
+	}
 	for room := ln.win.room(); room > 0; room = ln.win.room() {
 		picks := d.picks(ln, room)
 		if len(picks) == 0 {
