@@ -39,7 +39,7 @@ type Config struct {
 	Engine    string `yaml:"engine" env:"ENGINE" for:"up worker" doc:"llama (llama.cpp in a child process), echo (answers at once), or the URL of an OpenAI-compatible server"`
 	EngineKey string `yaml:"engine_key" env:"ENGINE_KEY" for:"up worker" secret:"true" doc:"bearer key for an engine that is a URL"`
 	ModelFile string `yaml:"model_file" env:"MODEL_FILE" for:"up worker model" doc:"GGUF file that llama serves; empty: the demo's model of the runtime folder"`
-	ModelName string `yaml:"model_name" env:"MODEL_NAME" for:"up worker model" doc:"name under which clients ask for it; empty: smollm2, or the file's own"`
+	ModelName string `yaml:"model_name" env:"MODEL_NAME" for:"up worker model" doc:"name under which clients ask for it; empty: smollm2, or the file's own; before a URL: the names to serve of those it has, by commas"`
 	Slots     int    `yaml:"slots" env:"SLOTS" for:"up worker" doc:"sequences that run at the same moment; 0: the engine's choice"`
 	Threads   int    `yaml:"threads" env:"THREADS" for:"up worker" doc:"CPU threads of llama; 0: what the machine allows, but for one, shared between the workers"`
 	Context   int    `yaml:"context" env:"CONTEXT" for:"up worker" doc:"longest prompt and answer together, in tokens; 0: the model's own, within the engine's bound"`
@@ -65,7 +65,7 @@ type Config struct {
 	CacheTTL      time.Duration `yaml:"cache_ttl" env:"CACHE_TTL" for:"up producer worker scheduler dashboard" doc:"how long such an answer is kept; 0: the store's default"`
 	ResultTTL     time.Duration `yaml:"result_ttl" env:"RESULT_TTL" for:"up producer worker scheduler dashboard" doc:"how long a finished job can be read; 0: the store's default"`
 	WebhookAllow  Prefixes      `yaml:"webhook_allow" env:"WEBHOOK_ALLOW" for:"up producer scheduler" doc:"private networks (CIDRs, by commas) that webhooks may go to"`
-	MasterKey     string        `yaml:"master_key" env:"MASTER_KEY" for:"up producer scheduler webhook" secret:"true" doc:"32 bytes in base64 that seal stored secrets; empty: one made in the data folder, none for single roles"`
+	MasterKey     string        `yaml:"master_key" env:"MASTER_KEY" for:"up producer scheduler webhook" secret:"true" doc:"32 bytes in base64 or hex that seal stored secrets; empty: one made in the data folder, none for single roles"`
 
 	EchoDelay   time.Duration `yaml:"echo_delay" env:"ECHO_DELAY" for:"up worker" doc:"how long the echo engine takes for a token"`
 	EchoJournal string        `yaml:"echo_journal" env:"ECHO_JOURNAL" for:"up worker" doc:"file that gets one fsynced line for each run of the echo engine"`
@@ -78,7 +78,7 @@ type Config struct {
 	URL    string `yaml:"url" env:"URL" for:"client key" doc:"a running Lorry; empty: the one of the data folder, else http://127.0.0.1:8080"`
 	APIKey string `yaml:"api_key" env:"API_KEY" for:"client key" secret:"true" doc:"key to show there"`
 
-	// sources says where each knob's value is from, by name; loaded is false for the defaults.
+	// sources says where each knob's value is from, by name; what is not in it has its default.
 	sources map[string]string
 }
 
@@ -265,7 +265,7 @@ func noDefault(p *pflag.Flag, k knob) {
 }
 
 // loadConfig lays the layers over each other: defaults, file, environment, flags.
-func loadConfig(file string, environ []string, flags map[string]string) (*Config, error) {
+func loadConfig(file string, environ []string, flags map[string]string) (_ *Config, err error) {
 	c := defaults()
 	c.sources = map[string]string{}
 	if err := c.fromFile(file); err != nil {
@@ -284,6 +284,9 @@ func loadConfig(file string, environ []string, flags map[string]string) (*Config
 	}
 	if err := c.check(); err != nil {
 		return nil, usageError{err}
+	}
+	if c.Data, err = filepath.Abs(c.Data); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
 	}
 	return &c, nil
 }

@@ -56,14 +56,17 @@ func (c *crew) closer(name string, f func()) {
 // last is the context of the part started last.
 func (c *crew) last() context.Context { return c.parts[len(c.parts)-1].ctx }
 
-// wait returns when ctx ends, or with the error of a part that failed.
-func (c *crew) wait(ctx context.Context) error {
+// finish waits until ctx ends or a part fails, then drains. The error is the part's.
+func (c *crew) finish(ctx context.Context) (err error) {
 	select {
 	case <-ctx.Done():
-		return nil
-	case err := <-c.failed:
-		return err
+	case err = <-c.failed:
 	}
+	began := time.Now()
+	c.log.Info().AnErr("because", err).Msg("draining")
+	c.stop()
+	c.log.Info().Dur("took", time.Since(began)).Msg("stopped")
+	return err
 }
 
 // stop drains. A part that does not end within the grace, and some time to tidy up, is left behind.

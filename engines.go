@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"lorry/engine"
 	"lorry/engine/child"
 	"lorry/engine/echo"
+	"lorry/engine/remote"
 )
 
 // demoModel is what `make runtime` brings.
@@ -53,11 +53,22 @@ func openEngine(ctx context.Context, c *Config, log logger) (*opened, error) {
 	switch c.Engine {
 	case "echo":
 		e, err := echo.New(echo.Config{Delay: c.EchoDelay, Journal: c.EchoJournal, Slots: c.Slots, Name: c.ModelName, Context: c.Context})
-		return &opened{Engine: e, kind: "echo"}, err
+		if err != nil {
+			return nil, err
+		}
+		return &opened{Engine: e, kind: "echo"}, nil
 	case "llama":
 		return openLlama(ctx, c, log)
 	}
-	return nil, errors.New("TODO remote")
+	r := remote.Config{URL: c.Engine, Key: c.EngineKey, MaxConcurrent: c.Slots}
+	if c.ModelName != "" {
+		r.Models = strings.Split(c.ModelName, ",")
+	}
+	e, err := remote.New(r)
+	if err != nil {
+		return nil, err
+	}
+	return &opened{Engine: e, kind: "remote"}, nil
 }
 
 // openLlama starts lorry-engine, the process that holds llama.cpp.

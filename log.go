@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"io"
 	"os"
 	"time"
 
 	"github.com/mattn/go-isatty"
+	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
 )
 
@@ -19,8 +21,15 @@ func newLog(c *Config, w io.Writer) logger {
 	if c.LogFormat == "console" || c.LogFormat == "auto" && isTerminal(w) {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w) || os.Getenv("NO_COLOR") != ""}
 	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+	log := zerolog.New(w).Level(level).With().Timestamp().Logger()
+	redis.SetLogger(redisLog{log})
+	return log
 }
+
+// redisLog takes the client's own messages: what matters of them comes back as errors.
+type redisLog struct{ log logger }
+
+func (l redisLog) Printf(_ context.Context, f string, v ...any) { l.log.Debug().Msgf(f, v...) }
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)

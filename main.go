@@ -54,23 +54,19 @@ func signals(errs io.Writer) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ch := make(chan os.Signal, 2)
 	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT)
+	if !signal.Ignored(syscall.SIGHUP) { // not under nohup: a terminal that closes
+		signal.Notify(ch, syscall.SIGHUP)
+	}
 	go func() {
-		for n := 0; ; n++ {
-			select {
-			case <-ch:
-			case <-ctx.Done():
-				if n == 0 {
-					return
-				}
-				<-ch
-				n++
-			}
-			if n > 0 {
-				fmt.Fprintln(errs, "lorry: stopped at once by a second signal")
-				os.Exit(1)
-			}
-			cancel()
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return
 		}
+		cancel()
+		<-ch
+		fmt.Fprintln(errs, "lorry: stopped at once by a second signal")
+		os.Exit(1)
 	}()
 	return ctx, func() { signal.Stop(ch); cancel() }
 }

@@ -53,7 +53,7 @@ const workerReady = 30 * time.Second
 
 // work is a worker from its engine's start to its end: open, register the models, pull. The engine outlives ctx, since
 // what runs may finish.
-func (s *stores) work(ctx context.Context, cfg *Config, name string) error {
+func (s *stores) work(ctx context.Context, cfg *Config) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	eng, err := openEngine(life, cfg, s.log)
@@ -69,7 +69,7 @@ func (s *stores) work(ctx context.Context, cfg *Config, name string) error {
 		return fmt.Errorf("worker: open devices: %w", err)
 	}
 	defer devices.Close()
-	w, err := worker.New(ctx, worker.Config{Name: name, Queue: s.queue, Results: s.results, Engine: eng, Slots: cfg.Slots, Grace: cfg.Grace,
+	w, err := worker.New(ctx, worker.Config{Queue: s.queue, Results: s.results, Engine: eng, Slots: cfg.Slots, Grace: cfg.Grace,
 		Devices: devices.Sample, Crashes: eng.crashes, Log: s.log})
 	if err != nil {
 		return fmt.Errorf("worker: %w", err)
@@ -97,9 +97,10 @@ func (s *stores) register(ctx context.Context, e *opened) error {
 	return nil
 }
 
-// startScheduler adds the scheduler to the crew.
-func (s *stores) startScheduler(c *crew, cfg *Config, sealer *webhook.Sealer) error {
-	sc, err := scheduler.New(scheduler.Config{Queue: s.queue, Results: s.results, Access: s.access, Log: s.log})
+// startScheduler adds the scheduler to the crew. instance is empty, or a name that no other process has at the same moment.
+func (s *stores) startScheduler(c *crew, cfg *Config, sealer *webhook.Sealer, instance string) error {
+	sc, err := scheduler.New(scheduler.Config{Queue: s.queue, Results: s.results, Redis: s.redisAt.asynq(), Sealer: sealer,
+		WebhookAllow: []netip.Prefix(cfg.WebhookAllow), Access: s.access, Instance: instance, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -204,9 +205,7 @@ func runRole(ctx context.Context, cfg *Config, use string, log logger, start fun
 		return err
 	}
 	log.Info().Str("version", versionString()).Msg("started")
-	err = c.wait(ctx)
-	log.Info().AnErr("because", err).Msg("draining")
-	return err
+	return c.finish(ctx)
 }
 
 func newProducer() *cobra.Command {
@@ -260,7 +259,7 @@ func newScheduler() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.startScheduler(c, cfg, sealer)
+			return s.startScheduler(c, cfg, sealer, "")
 		})
 }
 
@@ -277,7 +276,7 @@ func newWorker() *cobra.Command {
 			if err := checkEngine(&one); err != nil {
 				return err
 			}
-			c.start("worker", func(ctx context.Context) error { return s.work(ctx, &one, "") })
+			c.start("worker", func(ctx context.Context) error { return s.work(ctx, &one) })
 			return nil
 		})
 }

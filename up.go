@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,19 +76,11 @@ func runUp(ctx context.Context, cfg *Config, log logger) error {
 	if err != nil {
 		return stopped(ctx, err)
 	}
-	if err := back.startScheduler(c, cfg, sealer); err != nil {
+	if err := back.startScheduler(c, cfg, sealer, upInstance(cfg)); err != nil {
 		return err
 	}
-	for i := range cfg.Workers {
-		name := "worker"
-		if cfg.Workers > 1 {
-			name += "-" + strconv.Itoa(i+1)
-		}
-		s, err := upStores(ctx, c, cfg, run.places, name, log)
-		if err != nil {
-			return stopped(ctx, err)
-		}
-		c.start(name, func(ctx context.Context) error { return s.work(ctx, cfg, "") })
+	if err := startWorkers(ctx, c, cfg, run.places, log); err != nil {
+		return stopped(ctx, err)
 	}
 	var api, pages http.Handler
 	web, err := startHTTP(c, cfg, log, func() http.Handler { return oneListener(api, pages) })
@@ -104,9 +99,41 @@ func runUp(ctx context.Context, cfg *Config, log logger) error {
 		return fmt.Errorf("run file: %w", err)
 	}
 	log.Info().Str("api", web.url()+"/v1").Str("dashboard", web.url()+"/").Dur("took", time.Since(began)).Msg("lorry is up")
-	err = c.wait(ctx)
-	log.Info().AnErr("because", err).Msg("draining")
-	return err
+	return c.finish(ctx)
+}
+
+// upInstance names the one lorry up that the folder's lock allows: one that starts after a kill has the leases of the one
+// before it at once.
+func upInstance(cfg *Config) string {
+	host, _ := os.Hostname()
+	sum := sha256.Sum256([]byte(cfg.Data))
+	return host + "-" + hex.EncodeToString(sum[:8])
+}
+
+// startWorkers adds the workers to the crew, as one part: they drain at the same time.
+func startWorkers(ctx context.Context, c *crew, cfg *Config, at places, log logger) error {
+	if cfg.Workers == 0 {
+		return nil
+	}
+	all := make([]*stores, cfg.Workers)
+	for i := range all {
+		var err error
+		if all[i], err = upStores(ctx, c, cfg, at, "worker "+strconv.Itoa(i+1), log); err != nil {
+			return err
+		}
+	}
+	c.start("workers", func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		errs := make([]error, len(all))
+		var wg sync.WaitGroup
+		for i, s := range all {
+			wg.Go(func() { defer cancel(); errs[i] = s.work(ctx, cfg) })
+		}
+		wg.Wait()
+		return errors.Join(errs...)
+	})
+	return nil
 }
 
 // startServers starts what the settings do not say to be elsewhere, and tells other processes where all is.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -40,8 +39,7 @@ type valkey struct {
 	args     []string
 	log      logger
 
-	mu   sync.Mutex
-	proc *os.Process
+	mu sync.Mutex
 	// tail are its last lines, for the error of one that does not start.
 	tail []string
 }
@@ -164,9 +162,7 @@ func (v *valkey) once(ctx context.Context, ready *func()) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	v.setProc(cmd.Process)
-	defer v.setProc(nil)
-	go v.passLog(out)
+	go v.passLog(ctx, out)
 	ended := make(chan struct{})
 	go v.attend(ctx, cmd.Process, ended, ready)
 	err = cmd.Wait()
@@ -196,19 +192,41 @@ func (v *valkey) attend(ctx context.Context, p *os.Process, ended <-chan struct{
 
 // answers polls until a PING is answered; loading a long AOF may take a while.
 func (v *valkey) answers(ctx context.Context, ended <-chan struct{}) bool {
-	p, err := parseRedis(v.url)
-	if err != nil {
-		return false
-	}
-	r := p.client()
-	defer r.Close()
-	for r.Ping(ctx).Err() != nil {
+	for !v.ping(ctx) {
 		select {
 		case <-ended:
 			return false
 		case <-ctx.Done():
 			return false
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return true
+}
+
+// ping asks once, without a client's patience.
+func (v *valkey) ping(ctx context.Context) bool {
+	p, err := parseRedis(v.url)
+	if err != nil {
+		return false
+	}
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, p.kind, p.addrs[0])
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	r := bufio.NewReader(conn)
+	for _, c := range []struct{ say, want string }{{"AUTH " + p.pass, "+OK"}, {"PING", "+PONG"}} {
+		if c.say == "AUTH " {
+			continue
+		}
+		if _, err := io.WriteString(conn, c.say+"\r\n"); err != nil {
+			return false
+		}
+		if got, err := r.ReadString('\n'); err != nil || strings.TrimSpace(got) != c.want {
+			return false // as "-LOADING …"
 		}
 	}
 	return true
@@ -217,40 +235,23 @@ func (v *valkey) answers(ctx context.Context, ended <-chan struct{}) bool {
 // removeOrphan ends a server that outlived its parent (where the kernel sends no death signal): we hold the folder's lock.
 func (v *valkey) removeOrphan(ctx context.Context) {
 	p, err := parseRedis(v.url)
-	if err != nil || p.kind != "unix" {
-		return
-	}
-	r := p.client()
-	defer r.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if r.Ping(ctx).Err() != nil {
+	if err != nil || p.kind != "unix" || !v.ping(ctx) {
 		return
 	}
 	v.log.Warn().Msg("ending a redis that outlived its lorry")
+	r := p.client()
+	defer r.Close()
 	_ = r.Shutdown(ctx).Err()
-	for r.Ping(ctx).Err() == nil {
+	for ctx.Err() == nil && v.ping(ctx) {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
-func (v *valkey) setProc(p *os.Process) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.proc = p
-}
-
-// kill ends the server at once.
-func (v *valkey) kill() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.proc != nil {
-		_ = v.proc.Kill()
-	}
-}
-
-// passLog passes the server's log on: its warnings ("#") as ours, the rest as debug.
-func (v *valkey) passLog(r io.Reader) {
+// passLog passes the server's log on: its warnings ("#") as ours, the rest, and all of the stop that we asked for, as
+// debug.
+func (v *valkey) passLog(ctx context.Context, r io.Reader) {
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
 		line := strings.TrimSpace(sc.Text())
@@ -259,13 +260,13 @@ func (v *valkey) passLog(r io.Reader) {
 		}
 		v.remember(line)
 		_, text, warned := strings.Cut(line, " # ")
-		if warned && !bytes.Contains([]byte(text), []byte("overcommit")) {
+		if warned && ctx.Err() == nil && !strings.Contains(text, "overcommit") {
 			v.log.Warn().Msg(text)
 			continue
 		}
 		v.log.Debug().Msg(line)
 	}
-	_, _ = io.Copy(io.Discard, r)
+	_, _ = io.Copy(io.Discard, r) // a line too long for the scanner must not block the server
 }
 
 func (v *valkey) remember(line string) {
