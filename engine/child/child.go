@@ -42,7 +42,8 @@ type Config struct {
 	Backoff time.Duration
 	// Grace is how long a child may take to end when it is closed, before it is killed. 0: 5 s.
 	Grace time.Duration
-	// OnCrash, if not nil, is told of each end that was not asked for, before the restart. It must return soon.
+	// OnCrash, if not nil, is told of each end that was not asked for, before the restart, in place of the log. It must
+	// return soon.
 	OnCrash func(Crash)
 }
 

@@ -48,12 +48,14 @@ func (e *Engine) watch(p *process) bool {
 	return true
 }
 
+// report tells of a crash once: to OnCrash, or to the log where nobody asked.
 func (e *Engine) report(c Crash) {
-	e.cfg.Log.Error().Err(c.Err).Str("engine", e.cfg.Name).Int("pid", c.PID).Strs("suspects", c.Suspects).
-		Dur("uptime", c.Uptime).Str("stderr", c.Stderr).Msg("engine crashed")
 	if e.cfg.OnCrash != nil {
 		e.cfg.OnCrash(c)
+		return
 	}
+	e.cfg.Log.Error().Err(c.Err).Str("engine", e.cfg.Name).Int("pid", c.PID).Strs("suspects", c.Suspects).
+		Dur("uptime", c.Uptime).Str("stderr", c.Stderr).Msg("engine crashed")
 }
 
 // restart tries until a child is ready, or the engine is closed: then there is none.
