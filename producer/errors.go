@@ -82,6 +82,8 @@ func asAPI(err error) *apiError {
 		return fromEngine(e)
 	}
 	switch {
+	case errors.Is(err, context.Canceled):
+		return errHungUp
 	case errors.Is(err, queue.ErrFull):
 		return &apiError{Status: http.StatusTooManyRequests, Type: typeRateLimit, Code: codeFull, RetryAfter: 5 * time.Second,
 			Message: "The queue is full and the job was not accepted. Try again later."}
@@ -100,6 +102,10 @@ func asAPI(err error) *apiError {
 	case errors.Is(err, context.DeadlineExceeded):
 		return unavailable(codeAway, "A part of the service did not answer in time. Try again in a moment.")
 	}
+	return internal()
+}
+
+func internal() *apiError {
 	return &apiError{Status: http.StatusInternalServerError, Type: typeServer, Code: "internal_error",
 		Message: "The server had an error while processing your request. The log has the details under this request's ID."}
 }

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // road is the API over a real nats-server and a real Valkey.
 type road struct {
-	t      *testing.T
+	t      testing.TB
 	nats   *server.Server
 	redis  *redis.Client
 	queue  *queue.Queue
@@ -46,7 +46,7 @@ type road struct {
 }
 
 // setup starts a road whose API has the settings of c, without a worker.
-func setup(t *testing.T, c Config) *road {
+func setup(t testing.TB, c Config) *road {
 	t.Helper()
 	r := &road{t: t, nats: queuetest.Server(t)}
 	r.queue = queuetest.New(t, queue.Config{Conn: queuetest.Connect(t, r.nats), Timeout: 2 * time.Second})
@@ -79,7 +79,7 @@ func (r *road) serve(c Config) {
 }
 
 // run runs something until the test ends.
-func run(t *testing.T, f func(context.Context) error) {
+func run(t testing.TB, f func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f(ctx) }()
@@ -261,7 +261,7 @@ func (r *road) post(path, body string, headers ...string) answer {
 }
 
 // want checks status and reads the body.
-func (a answer) want(t *testing.T, status int) map[string]any {
+func (a answer) want(t testing.TB, status int) map[string]any {
 	t.Helper()
 	var v map[string]any
 	if a.status != status || json.Unmarshal(a.body, &v) != nil {
@@ -331,4 +331,16 @@ func (r *road) state(id string) queue.State {
 		return ""
 	}
 	return st.State
+}
+
+// second serves another producer on the same road until ctx ends, and returns a view of the road through it.
+func (r *road) second(c Config, ctx context.Context) (*Server, *road) {
+	c.Queue, c.Results, c.Registry, c.Access, c.Log = r.queue, r.store, r.models, r.access, zerolog.Nop()
+	s, err := New(c)
+	ok(r.t, err)
+	web := httptest.NewServer(s.Handler())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Run(ctx) }()
+	r.t.Cleanup(func() { <-done; web.Close() })
+	return s, &road{t: r.t, queue: r.queue, store: r.store, url: web.URL}
 }

@@ -294,24 +294,32 @@ func either(ctx context.Context, a, b *result.Waiter) (v *result.Verdict, mine b
 // ended decides what a wait that ended early means for the job and the client. A verdict that stands after all is the
 // answer.
 func (t *trip) ended(ctx context.Context, err error) (*result.Verdict, error) {
-	if ctx.Err() == nil {
-		return nil, err // a step failed: nobody waited yet
-	}
 	why := context.Cause(ctx)
-	if errors.Is(why, errDeadline) {
+	switch {
+	case t.r.Context().Err() != nil, errors.Is(err, errHungUp):
+		metricHangups.Inc()
+		t.abandon()
+		return nil, errHungUp
+	case errors.Is(err, errDiverged):
+		t.abandon()
+		return nil, err
+	case why == nil:
+		return nil, err // a step failed: nobody waited yet
+	case errors.Is(why, errDeadline):
 		return t.expire()
 	}
-	v := t.abandon()
-	switch {
-	case t.r.Context().Err() != nil:
-		metricHangups.Inc()
-		return nil, errHungUp
-	case v != nil && v.State == queue.Succeeded:
+	if v := t.abandon(); v != nil && v.State == queue.Succeeded {
 		return v, nil
-	case errors.Is(why, errDrained):
-		return nil, unavailable(codeDraining, "This server is shutting down and could not wait for job %s any longer. %s", t.job.ID, t.fate())
 	}
-	return nil, &apiError{Status: http.StatusGatewayTimeout, Type: typeServer, Code: codeWaitedEnough, Final: true,
+	return nil, t.tooLong(why)
+}
+
+// tooLong is what a client hears that waited as long as it could.
+func (t *trip) tooLong(why error) error {
+	if errors.Is(why, errDrained) {
+		return unavailable(codeDraining, "This server is shutting down and could not wait for job %s any longer. %s", t.job.ID, t.fate())
+	}
+	return &apiError{Status: http.StatusGatewayTimeout, Type: typeServer, Code: codeWaitedEnough, Final: true,
 		Message: "The answer took longer than a request may wait (" + t.s.cfg.Wait.String() + "). " + t.fate() + " Send long work with 'Prefer: respond-async'."}
 }
 
@@ -362,15 +370,10 @@ func (t *trip) expire() (*result.Verdict, error) {
 
 // reply answers with a verdict.
 func (t *trip) reply(v *result.Verdict) error {
-	if v.State != queue.Succeeded {
-		status, body := result.Response(v)
-		if status == http.StatusServiceUnavailable {
-			t.w.Header().Set("Retry-After", "2")
-		}
-		writeBytes(t.w, status, body)
-		return nil
-	}
 	status, body := result.Response(v)
+	if status == http.StatusServiceUnavailable {
+		t.w.Header().Set("Retry-After", "2")
+	}
 	writeBytes(t.w, status, body)
 	return nil
 }

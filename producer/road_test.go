@@ -311,6 +311,57 @@ func TestFlightHandsOver(t *testing.T) {
 	}
 }
 
+// A follower can be cancelled by its own name while its leader runs on.
+func TestFollowerIsCancelled(t *testing.T) {
+	r := setup(t, Config{})
+	let := make(chan struct{})
+	var leader string
+	r.by(func(j *queue.Job, end func(*result.Verdict)) { leader = j.ID; <-let; end(says(j, "done")) })
+	body := chat("x", `"temperature":0`)
+	var a, b answer
+	var wg sync.WaitGroup
+	wg.Go(func() { a = r.post(chats, body) })
+	listed := func(n int) func() bool {
+		return func() bool {
+			st, _, err := r.store.List(t.Context(), "default", result.Filter{})
+			return err == nil && len(st) == n && st[0].State == queue.Queued || n == 1 && len(st) == 1 && st[0].State == queue.Running
+		}
+	}
+	wait(t, "a leader", listed(1))
+	var second sync.WaitGroup
+	second.Go(func() { b = r.post(chats, body) })
+	wait(t, "a follower", listed(2))
+	st, _, err := r.store.List(t.Context(), "default", result.Filter{})
+	ok(t, err)
+	r.post("/v1/jobs/"+st[0].Job+"/cancel", "").want(t, 200)
+	second.Wait()
+	b.refused(t, 499, "job_cancelled")
+	close(let)
+	wg.Wait()
+	if a.want(t, 200); a.header.Get(headerJob) != leader || b.header.Get(headerJob) != st[0].Job {
+		t.Errorf("%s, %s", a.header.Get(headerJob), b.header.Get(headerJob))
+	}
+}
+
+// What is recorded is recorded, though the cache answers it.
+func TestCachedUnderAKey(t *testing.T) {
+	r := setup(t, Config{}).echo(echo.Config{})
+	body := chat("x", `"temperature":0`)
+	r.post(chats, body).want(t, 200)
+	a := r.post(chats, body, "Idempotency-Key: k")
+	if a.want(t, 200); a.header.Get(headerCache) != "hit" {
+		t.Errorf("%v", a.header)
+	}
+	v, err := r.store.Committed(t.Context(), &queue.Job{ID: a.header.Get(headerJob), Tenant: "default"})
+	if err != nil || v == nil || !v.Cached {
+		t.Errorf("%+v %v", v, err)
+	}
+	b := r.post(chats, body, "Idempotency-Key: k")
+	if string(a.body) != string(b.body) {
+		t.Errorf("%s\n%s", a.body, b.body)
+	}
+}
+
 func TestHangUpCancels(t *testing.T) {
 	r := setup(t, Config{})
 	started, ended := make(chan string, 10), make(chan string, 10)

@@ -1,7 +1,6 @@
 package producer
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"runtime/debug"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
 
 	"lorry/queue"
 )
@@ -127,7 +127,7 @@ func (s *Server) panicked(o *observed, r *http.Request, p any) {
 	if o.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	asAPI(context.Canceled).write(o)
+	internal().write(o)
 }
 
 func (s *Server) tell(o *observed, r *http.Request, took time.Duration) {
@@ -141,8 +141,11 @@ func (s *Server) tell(o *observed, r *http.Request, took time.Duration) {
 	}
 	metricRequests.WithLabelValues(route, strconv.Itoa(status)).Inc()
 	metricSeconds.WithLabelValues(route).Observe(took.Seconds())
-	h := o.Header()
-	s.cfg.Log.Debug().Str("method", r.Method).Str("path", r.URL.Path).Int("status", status).Dur("took", took).Int64("bytes", o.bytes).
+	h, level := o.Header(), zerolog.DebugLevel
+	if status >= http.StatusBadRequest {
+		level = zerolog.InfoLevel
+	}
+	s.cfg.Log.WithLevel(level).Str("method", r.Method).Str("path", r.URL.Path).Int("status", status).Dur("took", took).Int64("bytes", o.bytes).
 		Str("request", h.Get(headerRequest)).Str("job", h.Get(headerJob)).Str("cache", h.Get(headerCache)).Str("from", r.RemoteAddr).Msg("request")
 }
 

@@ -88,10 +88,18 @@ func (s shape) piece(c engine.Chunk) any {
 	return s.chunk(textDelta{Index: c.Index, Text: c.Text, Logprobs: result.NewTextLogprobs(c.Logprobs, from)})
 }
 
-// end says why a choice ended. Calls, if the model made some, come with it.
-func (s shape) end(i int, f engine.Finish, calls json.RawMessage) any {
+// calls are what a model called; nil where it did not.
+func (s shape) calls(i int, calls json.RawMessage) any {
+	if n := numbered(calls); s.chat && n != nil {
+		return s.chunk(chatDelta{Index: i, Delta: delta{ToolCalls: n}})
+	}
+	return nil
+}
+
+// end says why a choice ended.
+func (s shape) end(i int, f engine.Finish) any {
 	if s.chat {
-		return s.chunk(chatDelta{Index: i, Delta: delta{ToolCalls: numbered(calls)}, Finish: &f})
+		return s.chunk(chatDelta{Index: i, Finish: &f})
 	}
 	return s.chunk(textDelta{Index: i, Finish: &f})
 }

@@ -43,7 +43,7 @@ func (e *sse) done() error { return e.send([]byte("data: [DONE]\n\n")) }
 // comment sends what clients skip and proxies count as life.
 func (e *sse) comment() error { return e.send([]byte(": keep-alive\n\n")) }
 
-// send writes and flushes: a token is worth more now than in a full packet.
+// send writes and flushes: a token is worth more now than in a full packet. Its one error is errHungUp.
 func (e *sse) send(b []byte) error {
 	if !e.began {
 		e.begin()
@@ -51,9 +51,19 @@ func (e *sse) send(b []byte) error {
 	rc := http.NewResponseController(e.w)
 	_ = rc.SetWriteDeadline(time.Now().Add(slowest)) // not every writer can
 	if _, err := e.w.Write(b); err != nil {
-		return err
+		return errHungUp
 	}
-	return rc.Flush()
+	if rc.Flush() != nil {
+		return errHungUp
+	}
+	return nil
+}
+
+// end takes the deadline off the connection, which the next request may use.
+func (e *sse) end() {
+	if e.began {
+		_ = http.NewResponseController(e.w).SetWriteDeadline(time.Time{})
+	}
 }
 
 func (e *sse) begin() {

@@ -3,6 +3,7 @@ package producer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ func (t *trip) stream(ctx context.Context, w *result.Waiter) error {
 		return queue.ErrAway
 	}
 	defer func() { _ = sub.Unsubscribe() }()
+	defer st.out.end()
 	v, err := t.start(ctx, w)
 	if v == nil && err == nil {
 		v, err = st.listen(ctx, w)
@@ -116,7 +118,7 @@ func (st *streamed) fail(err error) error {
 	if !st.out.began {
 		return err
 	}
-	if err == error(errHungUp) {
+	if errors.Is(err, errHungUp) {
 		return nil
 	}
 	st.s.cfg.Log.Warn().Err(err).Str("job", st.job.ID).Msg("stream ended with an error")
@@ -145,7 +147,7 @@ func (st *streamed) finish(v *result.Verdict) error {
 	return nil
 }
 
-// close sends a choice's last text, then why it ended.
+// close sends a choice's last text and its calls, then why it ended.
 func (st *streamed) close(c engine.Chunk, calls json.RawMessage) error {
 	finish := c.Finish
 	c.Finish = ""
@@ -154,7 +156,10 @@ func (st *streamed) close(c engine.Chunk, calls json.RawMessage) error {
 			return err
 		}
 	}
-	return st.event(st.shape.end(c.Index, finish, calls))
+	if err := st.event(st.shape.calls(c.Index, calls)); err != nil {
+		return err
+	}
+	return st.event(st.shape.end(c.Index, finish))
 }
 
 // failed ends a stream whose job did not succeed.
