@@ -8,20 +8,33 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"sync"
+	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/rs/zerolog"
 
 	"lorry/access"
 	"lorry/queue"
 	"lorry/result"
+	"lorry/webhook"
 )
 
 // Config of a scheduler. Queue and Results are required.
 type Config struct {
 	Queue   *queue.Queue
 	Results *result.Store
+	// Redis is where asynq keeps its tasks. The scheduler makes its own client from it, and closes it. Nil: this one only
+	// dispatches, and others send the webhooks.
+	Redis asynq.RedisConnOpt
+	// Sealer opens webhooks' secrets; nil where there is no master key.
+	Sealer *webhook.Sealer
+	// WebhookAllow opens private addresses for webhooks.
+	WebhookAllow []netip.Prefix
+	// SweepEvery is how often the outbox is compared with asynq. 0: 30 s.
+	SweepEvery time.Duration
 	// Access says what operators have set for tenants. Nil: all are equal.
 	Access *access.Store
 	// Instance names this process's leases: one that starts again under the same name takes them over at once. It must
@@ -52,6 +65,9 @@ func (s *Scheduler) Run(ctx context.Context) (err error) {
 		return err
 	}
 	parts := []func(context.Context) error{s.guardEpoch, s.dispatch}
+	if s.cfg.Redis != nil {
+		parts = append(parts, s.webhooks)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make([]error, len(parts))

@@ -63,3 +63,6 @@ type Attempt struct {
 	// NextIn is the seconds until the next attempt, 0 for none.
 	NextIn int64 `json:"next_in,omitempty"`
 }
+
+// AttemptsKey is the Redis list of a tenant's latest attempts, the newest first.
+func AttemptsKey(tenant string) string { return "{" + tenant + "}:hooks" }
