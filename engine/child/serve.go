@@ -23,8 +23,9 @@ type server struct {
 
 	write sync.Mutex
 
-	mu    sync.Mutex
-	calls map[uint64]context.CancelCauseFunc
+	mu       sync.Mutex
+	calls    map[uint64]context.CancelCauseFunc
+	shutting bool
 }
 
 // errPipe is the end of the runs' contexts in the child when the parent has gone.
@@ -101,21 +102,27 @@ func (s *server) read(open <-chan struct{}) error {
 func (s *server) handle(m *message) {
 	switch m.Kind {
 	case kindRun:
-		ctx := s.begin(m.N)
-		s.runs.Go(func() { s.run(ctx, m) })
+		s.begin(m.N, func(ctx context.Context) { s.run(ctx, m) })
 	case kindCancel:
 		s.finish(m.N)
 	case kindInfo:
-		s.runs.Go(func() { s.info(m.N) })
+		s.begin(m.N, func(ctx context.Context) { s.info(ctx, m.N) })
 	}
 }
 
-func (s *server) begin(n uint64) context.Context {
-	ctx, cancel := context.WithCancelCause(s.ctx)
+// begin starts a call, unless the engine is being closed: the pipe's end will be the parent's answer.
+func (s *server) begin(n uint64, call func(context.Context)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.shutting {
+		return
+	}
+	ctx, cancel := context.WithCancelCause(s.ctx)
 	s.calls[n] = cancel
-	return ctx
+	s.runs.Go(func() {
+		defer s.finish(n)
+		call(ctx)
+	})
 }
 
 // errCancelled is what a run ends with here when the parent's caller has left.
@@ -133,7 +140,6 @@ func (s *server) finish(n uint64) {
 
 // run answers one request. A panic in the engine is not caught: it is a crash, as it would be in native code.
 func (s *server) run(ctx context.Context, m *message) {
-	defer s.finish(m.N)
 	var emit func(engine.Chunk)
 	if m.Stream {
 		emit = func(c engine.Chunk) { s.send(&message{Kind: kindChunk, N: m.N, Chunk: &c}) }
@@ -146,8 +152,8 @@ func (s *server) run(ctx context.Context, m *message) {
 	s.answer(&message{Kind: kindDone, N: m.N, Completion: done})
 }
 
-func (s *server) info(n uint64) {
-	info, err := s.engine.Info(s.ctx)
+func (s *server) info(ctx context.Context, n uint64) {
+	info, err := s.engine.Info(ctx)
 	if err != nil {
 		s.fail(n, err)
 		return
@@ -185,6 +191,9 @@ func (s *server) send(m *message) error {
 
 // shut ends the engine with its runs, unless it is stuck.
 func (s *server) shut() error {
+	s.mu.Lock()
+	s.shutting = true
+	s.mu.Unlock()
 	closed := make(chan error, 1)
 	go func() {
 		err := s.engine.Close()
