@@ -15,7 +15,9 @@ import (
 
 // repeat is a prompt after which the word is likely to come again. The commas matter: a small model can't tell equal
 // neighbours apart.
-func repeat(word string, times int) string { return strings.TrimSpace(strings.Repeat(word+", ", times)) }
+func repeat(word string, times int) string {
+	return strings.TrimSpace(strings.Repeat(word+", ", times))
+}
 
 const story = "Once upon a time there was a small red lorry that carried letters over the hills every day"
 
