@@ -108,9 +108,9 @@ const envPrefix = "LORRY_"
 
 // knob is one field of Config.
 type knob struct {
-	name, doc, secret string
-	uses              []string
-	value             reflect.Value
+	field, name, doc, secret string
+	uses                     []string
+	value                    reflect.Value
 }
 
 func (k knob) flag() string { return strings.ReplaceAll(k.name, "_", "-") }
@@ -123,7 +123,7 @@ func (c *Config) knobs() []knob {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		if f.IsExported() {
-			out = append(out, knob{f.Tag.Get("yaml"), f.Tag.Get("doc"), f.Tag.Get("secret"), strings.Fields(f.Tag.Get("for")), v.Field(i)})
+			out = append(out, knob{f.Name, f.Tag.Get("yaml"), f.Tag.Get("doc"), f.Tag.Get("secret"), strings.Fields(f.Tag.Get("for")), v.Field(i)})
 		}
 	}
 	return out
@@ -301,11 +301,16 @@ func (c *Config) fromFile(file string) error {
 	if err != nil {
 		return fmt.Errorf("read settings: %w", err)
 	}
+	before := *c
 	err = yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(c)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return yamlError(file, err)
 	}
-	for k, line := range keyLines(b) {
+	keys := keyLines(b)
+	if len(keys) == 0 { // an empty document is null, and would empty the struct
+		*c = before
+	}
+	for k, line := range keys {
 		c.sources[k] = fmt.Sprintf("file %s:%d", file, line)
 	}
 	return nil

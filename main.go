@@ -139,6 +139,7 @@ func unknownCommand(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	c.SuggestionsMinimumDistance = 2
 	if s := c.SuggestionsFor(args[0]); len(s) > 0 {
 		return fmt.Errorf("unknown command %q: did you mean %s?", args[0], strings.Join(s, " or "))
 	}
