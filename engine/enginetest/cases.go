@@ -132,15 +132,22 @@ func testEcho(t *testing.T, s *suite) {
 }
 
 func testLogprobs(t *testing.T, s *suite) {
-	r := s.text(repeat("apple", 16), 4)
-	r.Sampling.Logprobs, r.Sampling.TopLogprobs = true, 1
-	got := s.stream(t, r).done.Choices[0].Logprobs
+	for _, r := range []*engine.Request{s.text(repeat("apple", 16), 4), s.chat(story, 4)} {
+		for _, top := range []int{0, 1} {
+			r.Sampling.Logprobs, r.Sampling.TopLogprobs = true, top
+			checkLogprobs(t, s.stream(t, r).done.Choices[0].Logprobs, top)
+		}
+	}
+}
+
+func checkLogprobs(t *testing.T, got []engine.Logprob, top int) {
+	t.Helper()
 	if len(got) == 0 {
-		t.Fatal("there are no log-probabilities")
+		t.Error("there are no log-probabilities")
 	}
 	for _, l := range got {
-		if l.Logprob > 0 || len(l.Top) != 1 {
-			t.Errorf("got %+v, want a log-probability and the likeliest token", l)
+		if l.Logprob > 0 || len(l.Top) != top {
+			t.Errorf("got %+v, want a log-probability and the %d likeliest tokens", l, top)
 		}
 	}
 }

@@ -44,7 +44,7 @@ func (e *Engine) body(l *listing, s served, r *engine.Request, stream bool) (bod
 	b := body{"model": s.id}
 	b.prompt(r)
 	b.sampling(&r.Sampling)
-	if err := b.dialect(l.dialect, r); err != nil {
+	if err := b.dialect(l.dialect, r, s.info.Context); err != nil {
 		return nil, err
 	}
 	if stream {
@@ -116,21 +116,21 @@ func put[T comparable](b body, name string, v, usual T) {
 // foldSeed makes 31 bits of a seed, which every server takes: the same ones each time.
 func foldSeed(seed uint64) uint64 { return (seed ^ seed>>32) & math.MaxInt32 }
 
-func (b body) dialect(d dialect, r *engine.Request) error {
+func (b body) dialect(d dialect, r *engine.Request, context int) error {
 	s := &r.Sampling
 	penalty := "repetition_penalty"
 	if d == llamaServer {
 		penalty = "repeat_penalty"
 	}
 	put(b, penalty, s.RepeatPenalty, 1)
-	b.logprobs(r)
+	b.logprobs(r, d)
 	switch d {
 	case llamaServer:
 		if s.MinTokens > 0 {
 			return engine.Errorf(engine.Invalid, engine.CodeUnsupported, "min_tokens", "llama-server knows no min_tokens")
 		}
 		delete(b, "n") // one request for each answer: see fan
-		b.everything(s, penalty)
+		b.everything(s, penalty, context)
 	case vLLM, sgLang:
 		if r.Kind == engine.Text && s.MaxTokens == 0 {
 			b["max_tokens"] = nil // left out, it would be 16
@@ -139,9 +139,13 @@ func (b body) dialect(d dialect, r *engine.Request) error {
 	return nil
 }
 
-// everything names what llama-server would else choose by itself: it cuts to 40 likely tokens, for one.
-func (b body) everything(s *engine.Sampling, penalty string) {
+// everything names what llama-server would else choose by itself: it cuts to 40 likely tokens, for one, and looks for
+// repetitions in the last 64.
+func (b body) everything(s *engine.Sampling, penalty string, context int) {
 	b["top_k"], b["min_p"], b["top_p"], b[penalty] = s.TopK, s.MinP, orOne(s.TopP), orOne(s.RepeatPenalty)
+	if orOne(s.RepeatPenalty) != 1 {
+		put(b, "repeat_last_n", context, 0)
+	}
 }
 
 func orOne(v float64) float64 {
@@ -151,14 +155,18 @@ func orOne(v float64) float64 {
 	return v
 }
 
-// logprobs is a flag and a number for chats, a number alone for texts, where 0 is not understood everywhere.
-func (b body) logprobs(r *engine.Request) {
-	switch s := r.Sampling; {
-	case !s.Logprobs:
+// logprobs is a flag and a number for chats, a number alone for texts. With a 0, llama-server gives none at all, and
+// some servers none for texts; what is too much is left out of the answer.
+func (b body) logprobs(r *engine.Request, d dialect) {
+	top := r.Sampling.TopLogprobs
+	switch {
+	case !r.Sampling.Logprobs:
 	case r.Kind == engine.Text:
-		b["logprobs"] = max(1, s.TopLogprobs)
+		b["logprobs"] = max(1, top)
+	case d == llamaServer:
+		b["logprobs"], b["top_logprobs"] = true, max(1, top)
 	default:
-		b["logprobs"], b["top_logprobs"] = true, s.TopLogprobs
+		b["logprobs"], b["top_logprobs"] = true, top
 	}
 }
 

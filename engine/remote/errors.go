@@ -161,6 +161,8 @@ func (se serverError) class(status int) *engine.Error {
 	switch {
 	case status == http.StatusNotFound:
 		out.Class, out.Code = engine.NotFound, cmp.Or(out.Code, engine.CodeModelNotFound)
+	case status == http.StatusNotImplemented:
+		out.Class, out.Code = engine.Invalid, cmp.Or(out.Code, engine.CodeUnsupported)
 	case status == http.StatusRequestTimeout, status == http.StatusTooManyRequests, status >= 500, status < 400,
 		status == http.StatusUnauthorized, status == http.StatusForbidden: // not the request's fault
 	default:

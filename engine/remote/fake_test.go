@@ -80,6 +80,7 @@ type order struct {
 		Usage bool `json:"include_usage"`
 	} `json:"stream_options"`
 	Logprobs any  `json:"logprobs"`
+	Top      int  `json:"top_logprobs"`
 	Echo     bool `json:"echo"`
 }
 
@@ -147,6 +148,7 @@ func (s *speaker) request() *engine.Request {
 	r.Sampling = engine.Sampling{N: max(1, s.o.N), Stop: s.o.Stop, MaxTokens: max(0, s.o.Max), Logprobs: s.o.Logprobs != nil, TopLogprobs: 1}
 	if s.chat {
 		r.Kind = engine.Chat
+		r.Sampling.Logprobs = r.Sampling.Logprobs && (s.owner != "llamacpp" || s.o.Top > 0)
 	}
 	return r
 }

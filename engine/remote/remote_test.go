@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"reflect"
 	"strings"
 	"sync"
@@ -43,6 +44,17 @@ func TestSuite(t *testing.T) {
 			}, enginetest.Options{})
 		})
 	}
+}
+
+// TestSuiteAgainst runs the suite against the server that LORRY_TEST_REMOTE names, whatever it is.
+func TestSuiteAgainst(t *testing.T) {
+	url := os.Getenv("LORRY_TEST_REMOTE")
+	if url == "" {
+		t.Skip("LORRY_TEST_REMOTE names no server; the fakes above ran")
+	}
+	enginetest.Run(t, func(t *testing.T) engine.Engine {
+		return open(t, remote.Config{URL: url, Key: os.Getenv("LORRY_TEST_REMOTE_KEY"), MaxConcurrent: 8})
+	}, enginetest.Options{})
 }
 
 // model is what the engine serves first.
@@ -102,7 +114,7 @@ func TestBody(t *testing.T) {
 		s     engine.Sampling
 		want  string
 	}{
-		"llama-server, all": {"llamacpp", all, `{"model":"tiny.gguf","temperature":0.5,"top_p":0.9,"top_k":20,"min_p":0.1,"frequency_penalty":0.2,"presence_penalty":-0.3,"repeat_penalty":1.1,
+		"llama-server, all": {"llamacpp", all, `{"model":"tiny.gguf","temperature":0.5,"top_p":0.9,"top_k":20,"min_p":0.1,"frequency_penalty":0.2,"presence_penalty":-0.3,"repeat_penalty":1.1,"repeat_last_n":512,
 			"logit_bias":{"7":-100},"seed":261,"stop":["\n"],"max_tokens":9,"ignore_eos":true,"logprobs":true,"top_logprobs":2,"cache_prompt":false}`},
 		"llama-server, usual": {"llamacpp", usual, `{"model":"tiny.gguf","temperature":0,"top_p":1,"top_k":0,"min_p":0,"repeat_penalty":1,"seed":3,"cache_prompt":false}`},
 		"vLLM, all": {"vllm", all, `{"model":"tiny.gguf","temperature":0.5,"top_p":0.9,"top_k":20,"min_p":0.1,"frequency_penalty":0.2,"presence_penalty":-0.3,"repetition_penalty":1.1,
