@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"encoding/json"
 	"strings"
 	"time"
@@ -100,16 +101,8 @@ func (a *answer) choice(w *wireChoice) error {
 	}
 	g := &a.choices[w.Index]
 	g.seen = true
-	text := w.Text
-	for _, m := range []*wireMessage{w.Message, w.Delta} {
-		if m == nil {
-			continue
-		}
-		if m.Content != nil {
-			text += *m.Content
-		}
-		g.calls = joinCalls(g.calls, m.ToolCalls)
-	}
+	text, calls := w.said()
+	g.calls = joinCalls(g.calls, calls)
 	logprobs := w.Logprobs.tokens(a.r.Sampling.TopLogprobs)
 	if w.Finish != nil && *w.Finish == "abort" {
 		return broken("the server aborted the request")
@@ -119,6 +112,18 @@ func (a *answer) choice(w *wireChoice) error {
 	}
 	a.gain(w.Index, text, logprobs)
 	return nil
+}
+
+// said is the choice's text, wherever it stands; a content of null is none.
+func (w *wireChoice) said() (string, []wireToolCall) {
+	m := cmp.Or(w.Message, w.Delta)
+	switch {
+	case m == nil:
+		return w.Text, nil
+	case m.Content == nil:
+		return "", m.ToolCalls
+	}
+	return *m.Content, m.ToolCalls
 }
 
 // gain adds a piece to a choice and passes it on: with the prompt before the first one where that is wanted, and with
