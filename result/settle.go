@@ -173,8 +173,14 @@ func (s *Store) Cancel(ctx context.Context, tenant, id string) (*Status, error) 
 	return s.Get(ctx, tenant, id)
 }
 
-// Encode is the verdict's record.
-func (v *Verdict) Encode() []byte { return must(json.Marshal(v)) }
+// Encode is the verdict's record. It is made once: a verdict does not change once it is on its way, and its record is
+// committed, projected and told of.
+func (v *Verdict) Encode() []byte {
+	if v.raw == nil {
+		v.raw = must(json.Marshal(v))
+	}
+	return v.raw
+}
 
 // Decode reads a record of RESULTS.
 func Decode(b []byte) (*Verdict, error) {
@@ -184,6 +190,9 @@ func Decode(b []byte) (*Verdict, error) {
 	}
 	if v.V > V || v.V < V-1 {
 		return nil, fmt.Errorf("result: read verdict of %s: version %d, this program reads %d", v.Job, v.V, V)
+	}
+	if v.State == queue.Succeeded && (v.Completion == nil || len(v.Completion.Choices) == 0) {
+		return nil, fmt.Errorf("result: read verdict of %s: it succeeded without an answer", v.Job)
 	}
 	return v, nil
 }

@@ -44,6 +44,8 @@ type Verdict struct {
 	ReplayOf string            `json:"replay_of,omitempty"`
 	// Waited jobs are not in RESULTS.
 	Waited bool `json:"waited,omitempty"`
+
+	raw []byte // the record, once encoded
 }
 
 // For starts the verdict of a job: all but how it ended.
