@@ -48,6 +48,7 @@ type loop struct {
 	waiting  []*sequence // first come, first served; preempted ones before all
 	seen     []string    // what observe was told last
 	finished []*sequence // in this step
+	ended    []ending    // in this step
 	fresh    []*run      // with chunks put out in this step
 	stats    Stats
 
@@ -243,16 +244,22 @@ func (l *loop) decode(rows []row) {
 		l.again(rows)
 		return
 	}
-	parts := split(rows)
+	l.divide(split(rows), code)
+}
+
+// divide computes the parts of a failed call one by one.
+func (l *loop) divide(parts [][]row, code int32) {
 	for _, part := range parts {
-		if !l.restore(part[0].seq) {
-			continue
-		}
+		s := part[0].seq
 		if len(parts) == 1 {
-			l.fail(part[0].seq.run, code)
-			return
+			s.faults++
 		}
-		l.again(part)
+		switch {
+		case s.faults > maxFaults:
+			l.fail(s.run, code)
+		case l.restore(s):
+			l.again(part)
+		}
 	}
 }
 
@@ -267,11 +274,11 @@ func (l *loop) again(rows []row) {
 	}
 }
 
-// maxFaults is how often a sequence is computed from its beginning because calls that held it failed.
+// maxFaults is how many failures of its own a sequence survives.
 const maxFaults = 2
 
 // restore drops what a failed call may have left in a sequence's cells. Where the model can't drop a part, the sequence
-// is computed from its beginning at the next step, and restore says false.
+// is computed from its beginning at the next step, and restore says false, as for one whose run has ended.
 func (l *loop) restore(s *sequence) bool {
 	if s.slot < 0 {
 		return false
@@ -279,9 +286,7 @@ func (l *loop) restore(s *sequence) bool {
 	if l.dev.remove(s.slot, s.done) {
 		return true
 	}
-	if s.faults++; s.faults > maxFaults {
-		return true
-	}
+	s.faults++
 	l.vacate(s)
 	l.waiting = slices.Insert(l.waiting, 0, s)
 	return false
@@ -400,9 +405,25 @@ func (l *loop) settle() {
 		}
 	}
 	l.finished = l.finished[:0]
+	l.report()
+}
+
+// ending is what a run ends with. It is told at the end of a step, when the counts say so too.
+type ending struct {
+	run *run
+	err error
+}
+
+// report publishes the counts, then ends runs.
+func (l *loop) report() {
 	l.mu.Lock()
 	l.publish()
 	l.mu.Unlock()
+	for _, x := range l.ended {
+		x.run.outbox.end(x.err)
+	}
+	clear(l.ended)
+	l.ended = l.ended[:0]
 }
 
 // end gives up a whole run.
@@ -417,7 +438,7 @@ func (l *loop) end(u *run, err error) {
 
 func (l *loop) finish(u *run, err error) {
 	l.stats.Outstanding--
-	u.outbox.end(err)
+	l.ended = append(l.ended, ending{u, err})
 }
 
 // patience bounds how long a step waits for first chunks to be shown. It is a few microseconds but for a slow reader.
@@ -463,7 +484,5 @@ func (l *loop) abandon() {
 		}
 	}
 	l.tell(nil)
-	l.mu.Lock()
-	l.publish()
-	l.mu.Unlock()
+	l.report()
 }

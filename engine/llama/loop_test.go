@@ -21,6 +21,7 @@ type machine struct {
 	fail  func(call int, rows []row) int32
 	calls int
 	last  []row
+	hold  bool // the loop begins when together has submitted all
 }
 
 func newMachine(t *testing.T, room int, fail func(int, []row) int32) *machine {
@@ -89,25 +90,35 @@ func numbers() *vocab {
 
 type world struct {
 	*loop
-	seen [][]string
+	seen      [][]string
+	submitted chan struct{} // closed when together has submitted all
 }
 
 func startLoop(t *testing.T, dev decoder, slots, cells, rows int) *world {
-	w := &world{}
+	w := &world{submitted: make(chan struct{})}
 	w.loop = newLoop(dev, numbers(), slots, cells, rows, true, func(ids []string) { w.seen = append(w.seen, ids) })
-	go w.loop.run()
+	go func() {
+		if m := dev.(*machine); m.hold {
+			<-w.submitted
+		}
+		w.loop.run()
+	}()
 	t.Cleanup(w.close)
 	return w
 }
 
 // count asks for the n numbers after the prompt's.
 func (w *world) count(ctx context.Context, id string, n, answers int, prompt ...int32) (*engine.Completion, error) {
-	r := &engine.Request{ID: id, Sampling: engine.Sampling{N: answers, MaxTokens: n}}
-	u := newRun(ctx, r, prompt, 1000, false, &scratch{})
+	u := counting(ctx, id, n, answers, prompt...)
 	if err := w.submit(u); err != nil {
 		return nil, err
 	}
 	return u.wait(nil)
+}
+
+func counting(ctx context.Context, id string, n, answers int, prompt ...int32) *run {
+	r := &engine.Request{ID: id, Sampling: engine.Sampling{N: answers, MaxTokens: n}}
+	return newRun(ctx, r, prompt, 1000, false, &scratch{})
 }
 
 func after(last, n int) string {
@@ -121,22 +132,28 @@ func after(last, n int) string {
 // together runs one request of each length at the same moment and checks all answers.
 func (w *world) together(t *testing.T, lengths ...int) {
 	t.Helper()
-	var wg sync.WaitGroup
+	var runs []*run
 	for i, n := range lengths {
-		wg.Go(func() {
-			c, err := w.count(t.Context(), fmt.Sprint("r", i), n, 1, 7, 8, int32(i))
-			if err != nil {
-				t.Errorf("request %d: %v", i, err)
-			} else if got := c.Choices[0].Text; got != after(i, n) {
-				t.Errorf("request %d: got %q, want %q", i, got, after(i, n))
-			}
-		})
+		runs = append(runs, counting(t.Context(), fmt.Sprint("r", i), n, 1, 7, 8, int32(i)))
+		if err := w.submit(runs[i]); err != nil {
+			t.Fatal(err)
+		}
 	}
-	wg.Wait()
+	close(w.submitted)
+	for i, u := range runs {
+		c, err := u.wait(nil)
+		if err != nil {
+			t.Errorf("request %d: %v", i, err)
+		} else if got := c.Choices[0].Text; got != after(i, lengths[i]) {
+			t.Errorf("request %d: got %q, want %q", i, got, after(i, lengths[i]))
+		}
+	}
 }
 
 func TestLoopPreempts(t *testing.T) {
-	w := startLoop(t, newMachine(t, 300, nil), 8, 300, 16)
+	m := newMachine(t, 300, nil)
+	m.hold = true
+	w := startLoop(t, m, 8, 300, 16)
 	w.together(t, 200, 90, 190, 10, 150, 200, 80, 130, 5)
 	if s := w.read(); s.Preempted == 0 || s.CellsInUse != 0 || s.Running+s.Waiting+s.Outstanding != 0 {
 		t.Errorf("want preemptions, and nothing held at the end: %+v", s)
@@ -148,13 +165,15 @@ func TestLoopFailures(t *testing.T) {
 		return slices.ContainsFunc(rows, func(r row) bool { return r.seq.run.request.ID == id })
 	}
 	for name, fail := range map[string]func(int, []row) int32{
-		"no room now and then":    func(call int, rows []row) int32 { return map[bool]int32{call%5 == 0 && len(rows) > 1: 1}[true] },
+		"no room now and then":    func(call int, rows []row) int32 { return map[bool]int32{call%5 == 0 && len(split(rows)) > 1: 1}[true] },
 		"one call breaks":         func(call int, rows []row) int32 { return map[bool]int32{call == 4: -3}[true] },
 		"calls of several break":  func(call int, rows []row) int32 { return map[bool]int32{len(split(rows)) > 1: -1}[true] },
 		"aborted once in a while": func(call int, rows []row) int32 { return map[bool]int32{call%7 == 0 && len(split(rows)) > 1: 2}[true] },
 	} {
 		t.Run(name, func(t *testing.T) {
-			startLoop(t, newMachine(t, 2000, fail), 4, 2000, 16).together(t, 20, 9, 30, 1, 12, 25)
+			m := newMachine(t, 2000, fail)
+			m.hold = true
+			startLoop(t, m, 4, 2000, 16).together(t, 20, 9, 30, 1, 12, 25)
 		})
 	}
 	t.Run("one request always breaks", func(t *testing.T) {
@@ -206,22 +225,20 @@ func TestLoopObserves(t *testing.T) {
 	for _, ids := range w.seen {
 		told = append(told, strings.Join(ids, "+"))
 	}
-	if got := strings.Join(told, ","); got != "a,,b," {
-		t.Errorf("told %q, want each set once, and none when idle", got)
+	if got := strings.Join(told, ","); got != "a,,b," && got != "a,b," { // it may not have been idle between them
+		t.Errorf("told %q, want each set once, and none at the end", got)
 	}
 }
 
 func TestLoopCancel(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
-	calls := make(chan struct{}, 1000)
-	w := startLoop(t, newMachine(t, 2000, func(int, []row) int32 { calls <- struct{}{}; return 0 }), 1, 2000, 16)
-	go func() {
-		for range 3 {
-			<-calls
+	w := startLoop(t, newMachine(t, 2000, func(call int, _ []row) int32 {
+		if call == 3 {
+			cancel(why)
 		}
-		cancel(why)
-	}()
+		return 0
+	}), 1, 2000, 16)
 	if _, err := w.count(ctx, "long", 900, 1, 1); !errors.Is(err, why) {
 		t.Errorf("got %v, want the cause", err)
 	}
