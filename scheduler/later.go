@@ -147,10 +147,10 @@ func (l *later) name(ctx context.Context) {
 type fate int
 
 const (
-	// lost tasks are unknown to asynq.
-	lost fate = iota
-	// kept ones wait or run; also those that an operator archived.
-	kept
+	// kept tasks wait or run; also those that an operator archived.
+	kept fate = iota
+	// lost ones are unknown to asynq.
+	lost
 	// stuck ones are active, but nobody has a lease on them.
 	stuck
 )

@@ -14,8 +14,13 @@ import (
 // sweepKind is asynq's type of the task that looks for what asynq lost.
 const sweepKind = "sweep"
 
-// defaultSweep is how often it looks.
-const defaultSweep = 30 * time.Second
+const (
+	// defaultSweep is how often it looks.
+	defaultSweep = 30 * time.Second
+	// secondLook is how long behind the first look a second one decides: an event may just be on its way into asynq, or
+	// out of OUTBOX.
+	secondLook = hintTime
+)
 
 // sweeper hands in again every event of OUTBOX that asynq does not know any more: Redis was flushed or failed over, a
 // hint was lost, or a task hangs. An event that is on its way is left alone.
@@ -27,39 +32,66 @@ type sweeper struct {
 
 // sweep is a task. It never fails: the next one is half a minute away.
 func (s *sweeper) sweep(ctx context.Context, _ []byte, _ int) error {
-	found, err := s.look(ctx)
-	switch {
-	case err != nil:
+	n, err := s.look(ctx)
+	if n > 0 {
+		s.log.Warn().Int("events", n).Msg("asynq had lost events: handed in again")
+	}
+	if err != nil {
 		s.log.Warn().Err(err).Msg("sweep of the outbox failed")
-	case found > 0:
-		s.log.Warn().Int("events", found).Msg("asynq had lost events: handed in again")
 	}
 	return nil
 }
 
-func (s *sweeper) look(ctx context.Context) (found int, err error) {
-	subjects, err := s.q.Subjects(ctx, queue.StreamOutbox, "hook.>")
+// look hands in what two looks found lost, and says how many that were.
+func (s *sweeper) look(ctx context.Context) (n int, err error) {
+	first, err := s.lost(ctx)
+	if err != nil || len(first) == 0 {
+		return 0, err
+	}
+	pause(ctx, secondLook)
+	second, err := s.lost(ctx)
 	if err != nil {
 		return 0, err
 	}
-	tenants, events := parseHooks(subjects)
-	fates, err := s.later.fates(ctx, hooksQueue, events)
-	if err != nil {
-		return 0, err
-	}
-	for i, f := range fates {
-		if f == kept {
+	for subject, f := range second {
+		if first[subject] != f {
 			continue
 		}
-		if err := s.again(ctx, tenants[i], events[i], f); err != nil {
-			return found, err
+		if err := s.again(ctx, subject, f); err != nil {
+			return n, err
 		}
-		found++
+		n++
 	}
-	return found, nil
+	return n, nil
 }
 
-func (s *sweeper) again(ctx context.Context, tenant, event string, f fate) error {
+// lost are the subjects of events that nobody will deliver, and what became of their tasks.
+func (s *sweeper) lost(ctx context.Context) (map[string]fate, error) {
+	there, err := s.q.Subjects(ctx, queue.StreamOutbox, "hook.>")
+	if err != nil {
+		return nil, err
+	}
+	var subjects, events []string
+	for subject := range there {
+		if _, event, ok := parseHook(subject); ok {
+			subjects, events = append(subjects, subject), append(events, event)
+		}
+	}
+	fates, err := s.later.fates(ctx, hooksQueue, events)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]fate{}
+	for i, f := range fates {
+		if f != kept {
+			out[subjects[i]] = f
+		}
+	}
+	return out, nil
+}
+
+func (s *sweeper) again(ctx context.Context, subject string, f fate) error {
+	tenant, event, _ := parseHook(subject)
 	if f == stuck {
 		if err := s.later.free(ctx, hooksQueue, event); err != nil {
 			return fmt.Errorf("scheduler: sweep: %w", err)
@@ -68,12 +100,11 @@ func (s *sweeper) again(ctx context.Context, tenant, event string, f fate) error
 	return s.later.enqueueHook(ctx, tenant, event)
 }
 
-// parseHooks takes the subjects of OUTBOX apart.
-func parseHooks(subjects map[string]uint64) (tenants, events []string) {
-	for s := range subjects {
-		if p := strings.Split(s, "."); len(p) == 3 {
-			tenants, events = append(tenants, p[1]), append(events, p[2])
-		}
+// parseHook takes a subject of OUTBOX apart.
+func parseHook(subject string) (tenant, event string, ok bool) {
+	p := strings.Split(subject, ".")
+	if len(p) != 3 || p[0] != "hook" {
+		return "", "", false
 	}
-	return tenants, events
+	return p[1], p[2], true
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -47,7 +48,11 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	q := queuetest.New(t, queue.Config{})
+	return newRigAt(t, queuetest.New(t, queue.Config{}))
+}
+
+func newRigAt(t *testing.T, q *queue.Queue) *rig {
+	t.Helper()
 	socket := resulttest.Server(t)
 	rdb := resulttest.Client(t, socket)
 	r := &rig{t: t, q: q, rdb: rdb, got: map[string]int{}, answer: func(string, int) int { return 200 }}
@@ -567,5 +572,64 @@ func TestFateOf(t *testing.T) {
 		if got := fateOf(c.state, c.lease); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
+	}
+}
+
+// NATS that ends and comes back, with its folder, interrupts and loses nothing.
+func TestNATSRestart(t *testing.T) {
+	dir := t.TempDir()
+	srv := queuetest.ServerAt(t, dir, -1)
+	port := srv.Addr().(*net.TCPAddr).Port
+	r := newRigAt(t, queuetest.New(t, queue.Config{Conn: queuetest.Connect(t, srv), Timeout: 2 * time.Second}))
+	r.start()
+	before := r.verdict()
+	r.settle(before)
+	eventually(t, "the first event arrives", func() bool { return r.hits(webhook.EventID(before.Job)) == 1 })
+	srv.Shutdown()
+	srv.WaitForShutdown()
+	queuetest.ServerAt(t, dir, port)
+	behind := r.verdict()
+	eventually(t, "the second verdict is committed", func() bool { _, err := r.results.Settle(t.Context(), behind); return err == nil })
+	eventually(t, "the second event arrives", func() bool { return r.hits(webhook.EventID(behind.Job)) == 1 })
+	eventually(t, "the outbox is empty", func() bool { return len(r.outbox()) == 0 })
+}
+
+// Redis that does not answer delays events; none is lost, and none waits for ever.
+func TestRedisAway(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	warm := r.verdict()
+	r.settle(warm)
+	eventually(t, "the first event arrives", func() bool { return r.hits(webhook.EventID(warm.Job)) == 1 })
+	if err := r.rdb.Do(t.Context(), "CLIENT", "PAUSE", "2000", "ALL").Err(); err != nil {
+		t.Fatal(err)
+	}
+	v := r.verdict()
+	m := nats.NewMsg(queue.ResultSubject(&queue.Job{ID: v.Job, Tenant: v.Tenant}))
+	m.Data = v.Encode()
+	if _, errs := r.q.PublishAll(t.Context(), []*nats.Msg{m}); errs[0] != nil {
+		t.Fatal(errs[0])
+	}
+	eventually(t, "the event is in the outbox all the same", func() bool { return len(r.outbox()) == 1 })
+	eventually(t, "the event arrives", func() bool { return r.hits(webhook.EventID(v.Job)) == 1 })
+	eventually(t, "the outbox is empty", func() bool { return len(r.outbox()) == 0 })
+}
+
+// The role as a whole, with a verdict of the past to tell of.
+func TestRunTellsAndEnds(t *testing.T) {
+	r := newRig(t)
+	v := r.verdict()
+	r.settle(v)
+	s, err := New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	eventually(t, "the event arrives", func() bool { return r.hits(webhook.EventID(v.Job)) == 1 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
