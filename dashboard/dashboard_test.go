@@ -201,7 +201,7 @@ func TestOverview(t *testing.T) {
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("status %d\n%s", resp.StatusCode, body)
 	}
-	contains(t, body, "w-1", "secret-host", "42 %", "40.0 GiB of 80.0 GiB", "512 W", "61 °C", "the GPU is lost", "1\u202f235", "80 ms", j.ID, evil.ID, `<option>acme`, "4096")
+	contains(t, body, "w-1", "secret-host", "42 %", "40 / 80 GiB", "512 W", "highest seen: 512 W", "61 °C", "the GPU is lost", "1\u202f235", "80 ms", j.ID, evil.ID, `<option>acme`, "4096")
 	lacks(t, body, "<script>alert")
 	if m := outside.FindString(body); m != "" {
 		t.Errorf("the page has %q: nothing inline, nothing from elsewhere", m)
@@ -542,9 +542,9 @@ func TestFigures(t *testing.T) {
 			t.Errorf("rate(%v) = %q, want %q", in, got, want)
 		}
 	}
-	for in, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1536: "1.5 KiB", 80 << 30: "80.0 GiB", 512 << 30: "512 GiB", 1 << 63: "8.0 EiB"} {
-		if got := size(in); got != want {
-			t.Errorf("size(%v) = %q, want %q", in, got, want)
+	for in, want := range map[[2]uint64]string{{0, 80 << 30}: "0 / 80 GiB", {3<<30 + 200<<20, 24 << 30}: "3.2 / 24 GiB", {1, 2}: "0.0 / 0.0 KiB", {512 << 30, 2 << 40}: "0.5 / 2 TiB", {1, 1 << 63}: "0.0 / 8 EiB"} {
+		if got := sizeOf(in[0], in[1]); got != want {
+			t.Errorf("sizeOf(%v) = %q, want %q", in, got, want)
 		}
 	}
 	for in, want := range map[time.Duration]string{-1: "0 ms", 80 * time.Millisecond: "80 ms", 1500 * time.Millisecond: "1.5 s", 61 * time.Second: "1 m 1 s", 90 * time.Minute: "1 h 30 m", 72 * time.Hour: "3 d"} {

@@ -60,10 +60,10 @@ func serveAsset(w http.ResponseWriter, r *http.Request) {
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"asset":   func(name string) string { return "/dashboard/static/" + name + "?" + assets[name].digest },
-	"meter":   func(label string, share float64, text string) meter { return meter{label, text, share} },
+	"meter":   func(label string, share float64, text, note string) meter { return meter{label, text, note, share} },
 	"pct":     func(x float64) string { return strconv.Itoa(int(x*100+0.5)) + " %" },
 	"rate":    rate,
-	"bytes":   size,
+	"ofBytes": sizeOf,
 	"dur":     duration,
 	"count":   count,
 	"short":   shortID,
@@ -82,10 +82,10 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	},
 }).ParseFS(templateFiles, "templates/*.html"))
 
-// meter is a bar with its text.
+// meter is a bar with its text, and a note for those who look closer.
 type meter struct {
-	Label, Text string
-	Share       float64
+	Label, Text, Note string
+	Share             float64
 }
 
 // Percent is the bar's length.
@@ -187,21 +187,21 @@ func count(n uint64) string {
 	return s
 }
 
-// size is bytes in powers of 1024.
-func size(n uint64) string {
+// sizeOf is a part of bytes and the whole, in the whole's unit: "3.2 / 24 GiB".
+func sizeOf(part, whole uint64) string {
 	const units = "KMGTPE"
-	if n < 1024 {
-		return strconv.FormatUint(n, 10) + " B"
+	div, i := float64(1<<10), 0
+	for float64(whole) >= 1024*div && i < len(units)-1 {
+		div, i = div*1024, i+1
 	}
-	x, i := float64(n)/1024, 0
-	for x >= 1024 && i < len(units)-1 {
-		x, i = x/1024, i+1
+	figure := func(n uint64) string {
+		x := float64(n) / div
+		if x >= 100 || x == float64(int(x)) {
+			return strconv.FormatFloat(x, 'f', 0, 64)
+		}
+		return strconv.FormatFloat(x, 'f', 1, 64)
 	}
-	prec := 1
-	if x >= 100 {
-		prec = 0
-	}
-	return strconv.FormatFloat(x, 'f', prec, 64) + " " + units[i:i+1] + "iB"
+	return figure(part) + " / " + figure(whole) + " " + units[i:i+1] + "iB"
 }
 
 // duration has two figures that matter.

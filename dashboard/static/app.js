@@ -5,6 +5,7 @@
 
   // Times come as UTC and are shown as the reader's own.
   const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   const full = new Intl.DateTimeFormat(undefined, { dateStyle: "long", timeStyle: "long" });
   const localTimes = (from) => from.querySelectorAll("time[data-ms]").forEach((t) => {
@@ -42,7 +43,7 @@
       padding: [8, 4, 0, 0],
       scales: { x: { range: (u, from, to) => [Math.min(from, to - 60), to] }, y: { range: (u, from, to) => [0, Math.max(to * 1.15, whole ? 4 : 1)] } },
       axes: [
-        { ...axis, size: 24, space: 90, values: (u, at) => at.map((s) => clock.format(new Date(s * 1000)).slice(0, 5)) },
+        { ...axis, size: 24, space: 90, values: (u, at, i, space, step) => at.map((s) => (step < 60 ? clock : minute).format(new Date(s * 1000))) },
         { ...axis, size: 46, space: 32, values: (u, at) => at.map((v) => whole && v % 1 ? "" : v.toLocaleString()) },
       ],
       series: [{}, { stroke: () => colour("--fill"), width: 1.75, fill: () => colour("--fill") + "22", points: { show: false } }],
