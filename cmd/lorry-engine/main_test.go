@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -65,6 +67,27 @@ func TestSuiteBehindPipe(t *testing.T) {
 		}
 		return e
 	}, enginetest.Options{})
+}
+
+// TestKilled ends the engine's process while it decodes: the request is a suspect, and the next one runs in a new one.
+func TestKilled(t *testing.T) {
+	e, err := child.Start(t.Context(), configured(t, smollm2(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	r := &engine.Request{ID: "job_1", Kind: engine.Text, Prompt: "Once upon a time", Sampling: engine.Sampling{N: 1, MaxTokens: 1000, IgnoreEOS: true}}
+	var once sync.Once
+	_, err = e.Run(t.Context(), r, func(engine.Chunk) {
+		once.Do(func() { syscall.Kill(e.PID(), syscall.SIGKILL) })
+	})
+	if !errors.Is(err, engine.ErrCrashed) {
+		t.Errorf("got %v, want crashed", err)
+	}
+	r.Sampling.MaxTokens = 3
+	if c, err := e.Run(t.Context(), r, nil); err != nil || c.Usage.CompletionTokens != 3 {
+		t.Errorf("after the restart: %+v, %v", c, err)
+	}
 }
 
 func TestBadStart(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -31,7 +32,7 @@ type model struct {
 
 // openModel loads a file and makes its context. A bad file is one clear error, as far as llama.cpp does not abort on
 // it: untrusted files belong in a process of their own.
-func openModel(c Config, accelerated bool) (m *model, err error) {
+func openModel(c Config, accelerated bool) (*model, error) {
 	if err := checkFile(c.File); err != nil {
 		return nil, err
 	}
@@ -45,22 +46,21 @@ func openModel(c Config, accelerated bool) (m *model, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("llama: load model %s: %w", c.File, library.log.explain(err))
 	}
-	m = &model{handle: handle, slots: c.Slots, rows: c.Rows}
-	defer func() {
-		if err != nil {
-			m.free()
-		}
-	}()
-	if err := m.inspect(); err != nil {
+	m := &model{handle: handle, slots: c.Slots, rows: c.Rows}
+	if err = m.inspect(); err == nil {
+		err = m.makeContext(c)
+	}
+	if err != nil {
+		m.free()
 		return nil, fmt.Errorf("llama: model %s: %w", c.File, err)
 	}
-	return m, m.makeContext(c)
+	return m, nil
 }
 
 // inspect reads what the file says of itself, and refuses what llama.cpp takes and then trips over.
 func (m *model) inspect() error {
 	if llama.ModelHasEncoder(m.handle) || !llama.ModelHasDecoder(m.handle) || llama.ModelIsDiffusion(m.handle) {
-		return fmt.Errorf("it is no decoder-only language model, which is what this engine runs")
+		return errors.New("it is no decoder-only language model, which is what this engine runs")
 	}
 	m.vocab = readVocab(llama.ModelGetVocab(m.handle))
 	m.trained = int(llama.ModelNCtxTrain(m.handle))
@@ -82,7 +82,7 @@ func (m *model) readTemplate() (err error) {
 		return nil
 	}
 	if !utf8.ValidString(m.source) {
-		return fmt.Errorf("its chat template is no valid UTF-8")
+		return errors.New("its chat template is no valid UTF-8")
 	}
 	m.template, err = newTemplate(m.source, m.vocab.text(m.vocab.bos), m.vocab.text(m.vocab.eos))
 	return err
@@ -99,10 +99,10 @@ func (m *model) makeContext(c Config) (err error) {
 	p.SwaFull = 1   // sliding windows keep all cells, so that prefixes can be shared
 	p.NoPerf = 1
 	if m.ctx, err = llama.InitFromModel(m.handle, p); err != nil {
-		return fmt.Errorf("llama: make a context of %d tokens: %w", c.Context, library.log.explain(err))
+		return fmt.Errorf("make a context of %d tokens: %w", c.Context, library.log.explain(err))
 	}
 	if m.mem, err = llama.GetMemory(m.ctx); err != nil || m.mem == 0 {
-		return fmt.Errorf("llama: the model has no KV cache")
+		return errors.New("it has no KV cache")
 	}
 	m.cells = int(llama.NCtx(m.ctx))
 	m.rows = min(m.rows, int(llama.NBatch(m.ctx)))

@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -284,6 +285,14 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// setting overwrites a 32-bit setting, or the beginning of a text, in a model's header.
+func setting(key string, skip int, value ...byte) func([]byte) []byte {
+	return func(b []byte) []byte {
+		copy(b[bytes.Index(b, []byte(key))+len(key)+skip:], value)
+		return b
+	}
+}
+
 // damage writes a copy of the model with bytes changed.
 func damage(t *testing.T, change func([]byte) []byte) string {
 	t.Helper()
@@ -303,14 +312,17 @@ func TestBadModels(t *testing.T) {
 		file string
 		want string
 	}{
-		"absent":    {filepath.Join(t.TempDir(), "none.gguf"), "no such file"},
-		"folder":    {t.TempDir(), "is a directory"},
-		"empty":     {damage(t, func([]byte) []byte { return nil }), "no GGUF file"},
-		"text":      {damage(t, func([]byte) []byte { return []byte(strings.Repeat("hello", 20)) }), "no GGUF file"},
-		"version":   {damage(t, func(b []byte) []byte { b[4] = 99; return b }), "damaged"},
-		"counts":    {damage(t, func(b []byte) []byte { b[15] = 255; return b }), "damaged"},
-		"truncated": {damage(t, func(b []byte) []byte { return b[:len(b)/2] }), "not within the file bounds"},
-		"NaN":       {damage(t, func(b []byte) []byte { return append(b[:len(b)-4096], slices.Repeat([]byte{0xff}, 4096)...) }), ""},
+		"absent":     {filepath.Join(t.TempDir(), "none.gguf"), "no such file"},
+		"folder":     {t.TempDir(), "is a directory"},
+		"empty":      {damage(t, func([]byte) []byte { return nil }), "no GGUF file"},
+		"text":       {damage(t, func([]byte) []byte { return []byte(strings.Repeat("hello", 20)) }), "no GGUF file"},
+		"version":    {damage(t, func(b []byte) []byte { b[4] = 99; return b[:4096] }), "damaged"},
+		"counts":     {damage(t, func(b []byte) []byte { b[15] = 255; return b[:4096] }), "damaged"},
+		"truncated":  {damage(t, func(b []byte) []byte { return b[:len(b)/2] }), "not within the file bounds"},
+		"no context": {damage(t, setting("llama.context_length", 4, 0, 0, 0, 0)), "context of 0 tokens"},
+		"template":   {damage(t, setting("tokenizer.chat_template", 12, 0xff, 0xfe)), "chat template is no valid UTF-8"},
+		"no Jinja":   {damage(t, setting("tokenizer.chat_template", 12, []byte("{% if %}{{")...)), "chat template"},
+		"NaN":        {damage(t, func(b []byte) []byte { return append(b[:len(b)-4096], slices.Repeat([]byte{0xff}, 4096)...) }), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conf := config(t)

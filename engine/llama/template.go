@@ -23,7 +23,7 @@ type template struct {
 func newTemplate(source, bos, eos string) (*template, error) {
 	t, err := jinja.Compile(source)
 	if err != nil {
-		return nil, fmt.Errorf("llama: compile the model's chat template: %w", err)
+		return nil, fmt.Errorf("compile its chat template: %w", err)
 	}
 	return &template{t, bos, eos}, nil
 }
