@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -47,23 +48,24 @@ func checkType(ct string) error {
 // checkText refuses bodies that are not UTF-8, not JSON, nested too deep, or that hold U+0000 or half a surrogate pair
 // in any string: no text below this line can end a C string early.
 func checkText(body []byte) error {
-	if i := invalidUTF8(body); i >= 0 {
-		return malformed(body, i, "it is not valid UTF-8")
+	if !utf8.Valid(body) {
+		return malformed(body, invalidUTF8(body), "it is not valid UTF-8")
 	}
 	if e := (scanner{b: body}).check(); e != nil {
 		return e
+	}
+	if json.Valid(body) {
+		return nil
 	}
 	var raw json.RawMessage
 	err := json.Unmarshal(body, &raw)
 	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return malformed(body, int(e.Offset), e.Error())
 	}
-	if err != nil {
-		return malformed(body, len(body), err.Error())
-	}
-	return nil
+	return malformed(body, len(body), fmt.Sprint(err))
 }
 
+// invalidUTF8 is where text stops being UTF-8; -1 if it does not.
 func invalidUTF8(b []byte) int {
 	for i := 0; i < len(b); {
 		if b[i] < utf8.RuneSelf {

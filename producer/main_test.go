@@ -205,7 +205,7 @@ func (r *road) dispatch(ctx context.Context) error {
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	for next := uint64(1); ; {
-		ms, _, err := r.queue.Read(ctx, queue.StreamBacklog, "backlog.>", next, 100)
+		ms, _, _ := r.queue.Read(ctx, queue.StreamBacklog, "backlog.>", next, 100)
 		for _, m := range ms {
 			next = m.Seq + 1
 			j, err := queue.DecodeJob(m.Data)
@@ -217,7 +217,7 @@ func (r *road) dispatch(ctx context.Context) error {
 				return errs[0]
 			}
 		}
-		if _, err = sub.NextMsgWithContext(ctx); err != nil {
+		if _, err := sub.NextMsgWithContext(ctx); err != nil {
 			return nil
 		}
 	}

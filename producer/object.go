@@ -27,23 +27,87 @@ func newObject(body []byte) (*object, error) {
 
 // fill takes the fields in the order of the text; one given twice is an error, since parsers differ on which one wins.
 func (o *object) fill(raw []byte) {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+	m := members{b: raw}
+	if !m.open() {
 		o.fail(refuse(codeType, strings.TrimSuffix(o.at, "."), "The request's body must be a JSON object."))
 		return
 	}
-	for d.More() {
-		t, err := d.Token()
-		name, ok := t.(string)
-		var v json.RawMessage
-		if err != nil || !ok || d.Decode(&v) != nil {
-			o.fail(refuse(codeJSON, "", "We could not parse the JSON body of your request."))
-			return
+	for m.next() {
+		if _, twice := o.fields[m.name]; twice {
+			o.fail(refuse(codeValue, o.at+m.name, "Duplicate parameter: '%s%s' is given twice.", o.at, m.name))
 		}
-		if _, twice := o.fields[name]; twice {
-			o.fail(refuse(codeValue, o.at+name, "Duplicate parameter: '%s%s' is given twice.", o.at, name))
+		o.names, o.fields[m.name] = append(o.names, m.name), m.value
+	}
+}
+
+// members walks over an object's fields. The text must be JSON (checkText): it is split, not understood, without a copy.
+type members struct {
+	b     []byte
+	i     int
+	name  string
+	value json.RawMessage
+}
+
+// open steps into the object; false if the text is none.
+func (m *members) open() bool {
+	m.space()
+	if m.i >= len(m.b) || m.b[m.i] != '{' {
+		return false
+	}
+	m.i++
+	return true
+}
+
+// next reads a field.
+func (m *members) next() bool {
+	m.space()
+	if m.i < len(m.b) && m.b[m.i] == ',' {
+		m.i++
+		m.space()
+	}
+	if m.i >= len(m.b) || m.b[m.i] != '"' {
+		return false
+	}
+	if m.name = ""; json.Unmarshal(m.take(), &m.name) != nil {
+		return false
+	}
+	m.space()
+	m.i++ // the colon
+	m.space()
+	m.value = m.take()
+	return true
+}
+
+// take reads a value.
+func (m *members) take() json.RawMessage {
+	s, from := scanner{b: m.b, i: m.i}, m.i
+	for ; s.i < len(s.b); s.i++ {
+		switch s.b[s.i] {
+		case '"':
+			_ = s.str()
+		case '{', '[':
+			s.depth++
+		case '}', ']':
+			if s.depth--; s.depth < 0 {
+				return m.cut(from, s.i)
+			}
+		case ',', ':':
+			if s.depth == 0 {
+				return m.cut(from, s.i)
+			}
 		}
-		o.names, o.fields[name] = append(o.names, name), v
+	}
+	return m.cut(from, len(s.b))
+}
+
+func (m *members) cut(from, to int) json.RawMessage {
+	m.i = to
+	return bytes.TrimRight(m.b[from:to], " \t\r\n")
+}
+
+func (m *members) space() {
+	for m.i < len(m.b) && bytes.IndexByte([]byte(" \t\r\n"), m.b[m.i]) >= 0 {
+		m.i++
 	}
 }
 

@@ -294,3 +294,27 @@ func FuzzBodies(f *testing.F) {
 		}
 	})
 }
+
+// The splitter finds what encoding/json finds.
+func FuzzMembers(f *testing.F) {
+	for _, s := range []string{`{}`, ` { "a" : 1 , "b\"}" : [ {"c":"]"} , 2 ] }`, `{"a":{"b":{"c":null}},"d":"\\"}`, `[1]`, `"x"`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if checkText([]byte(s)) != nil {
+			return
+		}
+		var want map[string]json.RawMessage
+		m, got := members{b: []byte(s)}, map[string]json.RawMessage{}
+		isObject := m.open()
+		if err := json.Unmarshal([]byte(s), &want); (err == nil && want != nil) != isObject {
+			t.Fatalf("%q: an object: %v", s, isObject)
+		}
+		for isObject && m.next() {
+			got[m.name] = m.value
+		}
+		if isObject && !cmp.Equal(want, got) {
+			t.Fatalf("%q: %s, want %s", s, got, want)
+		}
+	})
+}

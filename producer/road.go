@@ -133,16 +133,43 @@ func (t *trip) answerNow() error {
 		return err
 	}
 	defer t.s.waiting.leave(t.job.Tenant)
+	v, err := t.glance()
+	switch {
+	case err != nil:
+		return err
+	case v != nil && t.order.stream:
+		return newStreamed(t).finish(v)
+	case v != nil:
+		return t.reply(v)
+	}
 	ctx, cancel := t.patience()
 	defer cancel()
 	w, err := t.s.cfg.Results.Expect(t.job.Tenant, t.job.ID)
 	if err != nil {
-		return err
+		return t.sent(err)
 	}
 	defer w.Stop()
 	if t.order.stream {
-		return t.stream(ctx, w)
+		return newStreamed(t).run(ctx, w)
 	}
+	return t.await(ctx, w)
+}
+
+// glance looks into the cache before anything is set up for waiting, which a hit does not need.
+func (t *trip) glance() (*result.Verdict, error) {
+	if t.standing != nil || t.job.CacheKey == "" || t.job.Lane != queue.Interactive {
+		return nil, nil
+	}
+	j, err := t.lookUp()
+	if err != nil || j.Hit == nil {
+		t.looked = &j
+		return nil, err
+	}
+	return t.hit(j.Hit, true)
+}
+
+// await waits for the whole answer.
+func (t *trip) await(ctx context.Context, w *result.Waiter) error {
 	v, err := t.start(ctx, w)
 	if v == nil && err == nil {
 		v, err = w.Wait(ctx)
@@ -199,17 +226,14 @@ func (t *trip) push(accept bool) error {
 
 // join is start of an interactive job that is cacheable. A leader that did not succeed hands over: join again.
 func (t *trip) join(ctx context.Context, w *result.Waiter) (*result.Verdict, error) {
-	for first := true; ; first = false {
-		joined, err := t.lookUp()
+	for joined := *t.looked; ; {
 		switch {
-		case err != nil:
-			return nil, err
 		case joined.Over:
 			step, cancel := t.step()
 			defer cancel()
 			return t.over(step)
 		case joined.Hit != nil:
-			return t.hit(joined.Hit, first)
+			return t.hit(joined.Hit, false)
 		case joined.Leader == "":
 			t.missed(joined)
 			return nil, t.push(false)
@@ -220,6 +244,10 @@ func (t *trip) join(ctx context.Context, w *result.Waiter) (*result.Verdict, err
 		}
 		if v, err := t.follow(ctx, w, joined.Leader); v != nil || err != nil {
 			return v, err
+		}
+		var err error
+		if joined, err = t.lookUp(); err != nil {
+			return nil, err
 		}
 	}
 }

@@ -27,22 +27,24 @@ type streamed struct {
 // tokensAhead is how many token messages may wait for a slow client; past it they are lost, and the verdict has the rest.
 const tokensAhead = 4096
 
-// stream answers with server-sent events. What fails before the first one is an ordinary error.
-func (t *trip) stream(ctx context.Context, w *result.Waiter) error {
-	st := &streamed{trip: t, out: sse{w: t.w}, relay: newRelay(t.job.Request.Sampling.N), shape: shapeOf(t.job, t.order.usage),
-		tokens: make(chan *nats.Msg, tokensAhead)}
-	sub, err := t.s.cfg.Queue.Conn().ChanSubscribe(queue.TokensSubject(t.job.ID, "*"), st.tokens)
+func newStreamed(t *trip) *streamed {
+	return &streamed{trip: t, out: sse{w: t.w}, relay: newRelay(t.job.Request.Sampling.N), shape: shapeOf(t.job, t.order.usage)}
+}
+
+// run answers with server-sent events. What fails before the first one is an ordinary error.
+func (st *streamed) run(ctx context.Context, w *result.Waiter) error {
+	st.tokens = make(chan *nats.Msg, tokensAhead)
+	sub, err := st.s.cfg.Queue.Conn().ChanSubscribe(queue.TokensSubject(st.job.ID, "*"), st.tokens)
 	if err != nil {
-		return queue.ErrAway
+		return st.sent(errors.Join(queue.ErrAway, err))
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	defer st.out.end()
-	v, err := t.start(ctx, w)
+	v, err := st.start(ctx, w)
 	if v == nil && err == nil {
 		v, err = st.listen(ctx, w)
 	}
 	if err != nil {
-		if v, err = t.ended(ctx, err); v == nil {
+		if v, err = st.ended(ctx, err); v == nil {
 			return st.fail(err)
 		}
 	}
@@ -115,6 +117,7 @@ func (st *streamed) event(chunk any) error {
 
 // fail ends the stream with an error: an ordinary answer while nothing has left, else an event.
 func (st *streamed) fail(err error) error {
+	defer st.out.end()
 	if !st.out.began {
 		return err
 	}
@@ -128,6 +131,7 @@ func (st *streamed) fail(err error) error {
 
 // finish sends what is left of the verdict that stands.
 func (st *streamed) finish(v *result.Verdict) error {
+	defer st.out.end()
 	if v.State != queue.Succeeded {
 		return st.failed(v)
 	}

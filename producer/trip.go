@@ -30,6 +30,8 @@ type trip struct {
 	async bool
 	// standing is what is known of the job that an idempotency key names already, if it needs no push from here.
 	standing *result.Status
+	// looked is the first look into the cache, taken before anything else.
+	looked *result.Joined
 }
 
 // reader is how an endpoint reads its body.
@@ -158,10 +160,10 @@ func (s *Server) resolve(name string) (registry.Model, error) {
 	if name == "" {
 		name = s.cfg.DefaultModel
 	}
-	if all := s.cfg.Registry.List(); name == "" && len(all) == 1 {
-		return all[0], nil
-	}
 	if name == "" {
+		if all := s.cfg.Registry.List(); len(all) == 1 {
+			return all[0], nil
+		}
 		return registry.Model{}, refuse(codeMissing, "model", "Missing required parameter: 'model'. There are several models here: GET /v1/models lists them.")
 	}
 	m, err := s.cfg.Registry.Resolve(name)
