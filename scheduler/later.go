@@ -53,8 +53,9 @@ const (
 )
 
 const (
-	// concurrency is how many tasks run at once in this process. They wait for others most of the time.
-	concurrency = 128
+	// concurrency is how many tasks run at once in this process. They wait for others most of the time, and one that
+	// finds its receiver crowded comes back a second later: better not in a burst.
+	concurrency = 512
 	// taskTimeout is an attempt of a webhook, and what is to be written down behind it.
 	taskTimeout = time.Minute
 	// drainTime is how long tasks that run may take to end when the scheduler stops: an attempt's timeout and a bit.

@@ -36,7 +36,7 @@ func (s *sweeper) sweep(ctx context.Context, _ []byte, _ int) error {
 	if n > 0 {
 		s.log.Warn().Int("events", n).Msg("asynq had lost events: handed in again")
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		s.log.Warn().Err(err).Msg("sweep of the outbox failed")
 	}
 	return nil

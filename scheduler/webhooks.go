@@ -25,7 +25,7 @@ func (s *Scheduler) webhooks(ctx context.Context) error {
 	defer h.sender.Close()
 	a := &announcer{q: s.cfg.Queue, later: l, log: s.cfg.Log}
 	l.tasks[hookKind] = h.deliver
-	l.tasks[sweepKind] = (&sweeper{q: s.cfg.Queue, later: l, log: s.cfg.Log}).sweep
+	l.tasks[sweepKind] = endedBy(ctx, (&sweeper{q: s.cfg.Queue, later: l, log: s.cfg.Log}).sweep)
 	if err := s.untilSetUp(ctx, h.secrets.Setup, a.setup); err != nil {
 		return nil // ctx ended
 	}
@@ -34,6 +34,16 @@ func (s *Scheduler) webhooks(ctx context.Context) error {
 	wg.Go(func() { _ = a.run(ctx) })
 	wg.Go(func() { l.every(ctx, cmp.Or(s.cfg.SweepEvery, defaultSweep), sweepKind) })
 	return l.run(ctx)
+}
+
+// endedBy is a task that ends early when the scheduler does: a drain waits for attempts under way, not for looks around.
+func endedBy(stop context.Context, do task) task {
+	return func(ctx context.Context, payload []byte, failed int) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(stop, cancel)()
+		return do(ctx, payload, failed)
+	}
 }
 
 func (s *Scheduler) newHooks(l *later) *hooks {

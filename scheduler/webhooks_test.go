@@ -32,7 +32,7 @@ import (
 
 // rig is a scheduler's surroundings: real servers, and a receiver on loopback.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	q       *queue.Queue
 	results *result.Store
 	rdb     *redis.Client
@@ -46,12 +46,12 @@ type rig struct {
 	url    string
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	return newRigAt(t, queuetest.New(t, queue.Config{}))
 }
 
-func newRigAt(t *testing.T, q *queue.Queue) *rig {
+func newRigAt(t testing.TB, q *queue.Queue) *rig {
 	t.Helper()
 	socket := resulttest.Server(t)
 	rdb := resulttest.Client(t, socket)
@@ -283,7 +283,7 @@ func TestFailureIsTriedAgainByAsynq(t *testing.T) {
 }
 
 // announceOnly puts verdicts' events into OUTBOX, and asynq's tasks into Redis, and delivers none.
-func (r *rig) announceOnly(vs ...*result.Verdict) {
+func (r *rig) announceOnly(t *testing.T, vs ...*result.Verdict) {
 	r.t.Helper()
 	a := &announcer{q: r.q, later: newLater(r.rdb, r.cfg.Log), log: r.cfg.Log}
 	if err := a.setup(r.t.Context()); err != nil {
@@ -293,9 +293,9 @@ func (r *rig) announceOnly(vs ...*result.Verdict) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = a.run(ctx) }()
 	r.settle(vs...)
-	eventually(r.t, "the events are in the outbox", func() bool { return len(r.outbox()) == len(vs) })
+	eventually(t, "the events are in the outbox", func() bool { return len(r.outbox()) == len(vs) })
 	for _, v := range vs {
-		eventually(r.t, "asynq knows the event", func() bool {
+		eventually(t, "asynq knows the event", func() bool {
 			return r.rdb.Exists(r.t.Context(), taskKey(hooksQueue, webhook.EventID(v.Job))).Val() == 1
 		})
 	}
@@ -306,7 +306,7 @@ func (r *rig) announceOnly(vs ...*result.Verdict) {
 func TestFlushedRedisLosesNoEvent(t *testing.T) {
 	r := newRig(t)
 	vs := []*result.Verdict{r.verdict(), r.verdict(), r.verdict()}
-	r.announceOnly(vs...)
+	r.announceOnly(t, vs...)
 	if err := r.rdb.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +349,7 @@ func TestFlushUnderWay(t *testing.T) {
 func TestStuckTaskIsFreed(t *testing.T) {
 	r := newRig(t)
 	v := r.verdict()
-	r.announceOnly(v)
+	r.announceOnly(t, v)
 	evt := webhook.EventID(v.Job)
 	ctx := t.Context()
 	_, err := r.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {

@@ -85,7 +85,8 @@ func NewSender(c SenderConfig) *Sender {
 	t := &http.Transport{
 		Proxy:       nil, // a proxy from the environment would dial for us, past the guard
 		DialContext: d.DialContext, ForceAttemptHTTP2: true,
-		MaxIdleConns: 256, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second,
+		// A receiver gets a bounded number of connections, and they are kept for a burst's next event.
+		MaxConnsPerHost: 64, MaxIdleConnsPerHost: 64, MaxIdleConns: 512, IdleConnTimeout: 30 * time.Second,
 		TLSHandshakeTimeout: c.Timeout, MaxResponseHeaderBytes: 64 << 10,
 	}
 	return &Sender{cfg: c, client: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
