@@ -27,8 +27,8 @@ const (
 	every = time.Second
 	// gather is how long hints are collected before jobs are looked at again: a thousand changes cost one look.
 	gather = 150 * time.Millisecond
-	// slow is how long a page may take to read an update before it is dropped; a browser then connects again.
-	slow = 10 * time.Second
+	// patience is how long a page may take to read an update before it is dropped; a browser then connects again.
+	patience = 10 * time.Second
 	// alive is how often an idle stream says so, and its reader is asked for again.
 	alive = 15 * time.Second
 	// perKey bounds one key's share of the live pages.
@@ -40,11 +40,12 @@ var errFull = errors.New("too many live pages are open")
 
 // hub renders what open pages show, once for all that show the same, and hands it to each.
 type hub struct {
-	limit  int
-	render func(context.Context, scope, bool) sections
-	hints  chan string // tenants whose jobs changed; a full channel loses them, and the next second finds out
-	done   chan struct{}
-	once   sync.Once
+	limit    int
+	patience time.Duration
+	render   func(context.Context, scope, bool) sections
+	hints    chan string // tenants whose jobs changed; a full channel loses them, and the next second finds out
+	done     chan struct{}
+	once     sync.Once
 
 	mu      sync.Mutex
 	clients map[*client]struct{}
@@ -66,7 +67,7 @@ type client struct {
 }
 
 func newHub(limit int, render func(context.Context, scope, bool) sections) *hub {
-	return &hub{limit: limit, render: render, hints: make(chan string, 256), done: make(chan struct{}), clients: map[*client]struct{}{}}
+	return &hub{limit: limit, patience: patience, render: render, hints: make(chan string, 256), done: make(chan struct{}), clients: map[*client]struct{}{}}
 }
 
 // join adds a page. leave must follow.
@@ -207,7 +208,7 @@ func (h *hub) serveEvery(w http.ResponseWriter, r *http.Request, c *client, idle
 	defer t.Stop()
 	text := []byte("retry: 2000\n\n")
 	for {
-		_ = out.SetWriteDeadline(time.Now().Add(slow))
+		_ = out.SetWriteDeadline(time.Now().Add(h.patience))
 		if _, err := w.Write(text); err != nil || out.Flush() != nil {
 			if r.Context().Err() == nil {
 				dropped.WithLabelValues("slow").Inc()

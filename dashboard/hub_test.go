@@ -1,8 +1,12 @@
 package dashboard
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -111,5 +115,33 @@ func TestStopEndsPages(t *testing.T) {
 	h.serve(rec, httptest.NewRequest("GET", "/", nil), c, func() bool { return true })
 	if !strings.HasPrefix(rec.Body.String(), "retry: ") {
 		t.Errorf("stream %q", rec.Body.String())
+	}
+}
+
+func TestSlowReadersAreDropped(t *testing.T) {
+	h := newHub(8, quiet)
+	h.patience = 50 * time.Millisecond
+	c, err := h.join(scope{}, "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.leave(c)
+	c.put(sections{"jobs": bytes.Repeat([]byte("x"), 64<<20)}) // more than sockets hold
+	ended := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(ended)
+		h.serve(w, r, c, func() bool { return true })
+	}))
+	defer srv.Close()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // and reads nothing
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("a page that reads nothing is kept")
 	}
 }

@@ -34,7 +34,7 @@
 
   const draw = (id, values, whole) => {
     const box = $("#" + id);
-    if (!box || !box.clientWidth) return;
+    if (!box || !box.clientWidth || !series.t.length) return;
     const axis = { stroke: () => colour("--soft"), grid: { stroke: () => colour("--track"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     const data = [series.t, series[values]];
     if (curves[id]) return curves[id].setData(data);
