@@ -32,9 +32,14 @@
   const curves = {};
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+  const sizes = new ResizeObserver((boxes) => boxes.forEach(({ target: b }) => {
+    const c = curves[b.id];
+    if (b.clientWidth && (c.width !== b.clientWidth || c.height !== b.clientHeight)) c.setSize({ width: b.clientWidth, height: b.clientHeight });
+  }));
+
   const draw = (id, values, whole) => {
     const box = $("#" + id);
-    if (!box || !box.clientWidth || !series.t.length) return;
+    if (!box || !box.clientWidth || series.t.length < 2) return; // of one point uPlot makes a day
     const axis = { stroke: () => colour("--soft"), grid: { stroke: () => colour("--track"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     const data = [series.t, series[values]];
     if (curves[id]) return curves[id].setData(data);
@@ -48,6 +53,7 @@
       ],
       series: [{}, { stroke: () => colour("--fill"), width: 1.75, fill: () => colour("--fill") + "22", points: { show: false } }],
     }, data, box);
+    sizes.observe(box);
   };
 
   const label = (id, what, value) => { const b = $("#" + id); if (b) b.setAttribute("aria-label", what + " over the last ten minutes; now " + value.toLocaleString(undefined, { maximumFractionDigits: 1 })); };
@@ -112,9 +118,6 @@
   document.addEventListener("htmx:sendError", () => say("Lorry does not answer."));
   document.addEventListener("change", (e) => { if (e.target.id === "tenant") e.target.form.submit(); });
 
-  const size = () => Object.entries(curves).forEach(([id, c]) => { const b = $("#" + id); if (b) c.setSize({ width: b.clientWidth, height: b.clientHeight }); });
-  let sizing;
-  addEventListener("resize", () => { clearTimeout(sizing); sizing = setTimeout(size, 100); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Object.values(curves).forEach((c) => c.redraw()));
 
   dress(document);

@@ -101,6 +101,9 @@ func TestDashboard(t *testing.T) {
 		}
 		b.shot("8-phone-dark")
 		b.do(chromedp.EmulateViewport(1280, 900))
+		within(t, 5*time.Second, "the curves follow the screen", func() bool {
+			return eval[bool](b, `document.querySelector("#curve-tokens .uplot").clientWidth > 500`)
+		})
 		b.shot("9-dark")
 	})
 	b.clean(strings.TrimPrefix(l.url, "http://"))
@@ -163,6 +166,7 @@ func TestSignIn(t *testing.T) {
 	if c := eval[string](b, `document.cookie`); c != "" {
 		t.Errorf("scripts can read the session: %s", c)
 	}
+	b.see(`#curve-tokens canvas`)
 	b.shot("11-tenant")
 	b.do(chromedp.Click(chromedp.CSS(`form[action="/dashboard/logout"] button`)))
 	b.see(`#key`)
