@@ -121,7 +121,7 @@ func openNATS(ctx context.Context, c *Config, at places, part string, log logger
 	var nc *nats.Conn
 	err := retry(ctx, connectWait, func(context.Context) (err error) {
 		nc, err = nats.Connect(at.NATS, opts...)
-		return err
+		return refusedByNATS(err)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("nats: connect %s: %w (is it running there?)", redactURLs(at.NATS), err)

@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/nats-io/nats.go"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
@@ -171,6 +173,21 @@ func (p *redisPlace) asynq() asynq.RedisConnOpt {
 	return asynq.RedisClientOpt{Network: p.kind, Addr: p.addrs[0], Username: p.user, Password: p.pass, DB: p.db, TLSConfig: p.tls}
 }
 
+var redisVersion = regexp.MustCompile(`(?m)^(?:valkey_version|redis_version):(\d+)\.`)
+
+// checkRedis refuses a server that is too old. One that hides its version counts as new.
+func checkRedis(ctx context.Context, r redis.UniversalClient) error {
+	info, err := r.Info(ctx, "server").Result()
+	m := redisVersion.FindStringSubmatch(info)
+	if err != nil || m == nil {
+		return nil
+	}
+	if n, _ := strconv.Atoi(m[1]); n < valkeyFloor {
+		return fmt.Errorf("the server is of version %d: Redis or Valkey %d or newer is needed", n, valkeyFloor)
+	}
+	return nil
+}
+
 // connectWait is how long a start waits for servers that are just starting too.
 const connectWait = 15 * time.Second
 
@@ -184,10 +201,14 @@ func openRedis(ctx context.Context, c *Config, at string, log logger) (*redisPla
 		return nil, nil, err
 	}
 	r := p.client()
-	err = retry(ctx, connectWait, func(ctx context.Context) error { return r.Ping(ctx).Err() })
+	err = retry(ctx, connectWait, func(ctx context.Context) error { return refusedByRedis(r.Ping(ctx).Err()) })
 	if err != nil {
 		_ = r.Close()
 		return nil, nil, fmt.Errorf("redis: connect %s: %w (is it running there?)", redactURLs(at), err)
+	}
+	if err := checkRedis(ctx, r); err != nil {
+		_ = r.Close()
+		return nil, nil, fmt.Errorf("redis: %s: %w", redactURLs(at), err)
 	}
 	if v, err := r.ConfigGet(ctx, "maxmemory-policy").Result(); err == nil && v["maxmemory-policy"] != "noeviction" && v["maxmemory-policy"] != "" {
 		log.Warn().Str("maxmemory_policy", v["maxmemory-policy"]).Msg("redis may evict jobs: set maxmemory-policy noeviction")
@@ -195,7 +216,7 @@ func openRedis(ctx context.Context, c *Config, at string, log logger) (*redisPla
 	return p, r, nil
 }
 
-// retry calls f every quarter of a second until it succeeds, the wait is over (then f's error is returned), or ctx ends.
+// retry calls f every quarter of a second until it succeeds, fails for good (see final), the wait is over, or ctx ends.
 func retry(ctx context.Context, wait time.Duration, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -207,6 +228,9 @@ func retry(ctx context.Context, wait time.Duration, f func(context.Context) erro
 		if err == nil {
 			return nil
 		}
+		if e, ok := errors.AsType[final](err); ok {
+			return e.error
+		}
 		if last == nil || ctx.Err() == nil {
 			last = err
 		}
@@ -216,4 +240,24 @@ func retry(ctx context.Context, wait time.Duration, f func(context.Context) erro
 		case <-tick.C:
 		}
 	}
+}
+
+// final is an error that waiting does not cure.
+type final struct{ error }
+
+// refusedByRedis marks what a server has answered, as a wrong password: only one that loads its data is worth a wait.
+func refusedByRedis(err error) error {
+	if e, ok := errors.AsType[redis.Error](err); ok && !strings.HasPrefix(e.Error(), "LOADING") && !errors.Is(err, redis.Nil) {
+		return final{err}
+	}
+	return err
+}
+
+// refusedByNATS marks all but a server that is not there yet.
+func refusedByNATS(err error) error {
+	_, network := errors.AsType[net.Error](err)
+	if err == nil || network || errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) {
+		return err
+	}
+	return final{err}
 }

@@ -40,9 +40,7 @@ ends at once, and what was accepted goes on at the next start.`,
 	return c
 }
 
-// runUp is one box, in the order in which its parts need each other: servers, stores, scheduler, workers, listener, API.
-// The crew stops them in the opposite order: the API refuses new work and finishes what waits, then the workers finish or
-// hand back, then the rest.
+// runUp runs one box from its start to the end of its drain. What is missing is said before anything is started.
 func runUp(ctx context.Context, cfg *Config, log logger) error {
 	if err := checkEngine(cfg); err != nil {
 		return err
@@ -54,52 +52,62 @@ func runUp(ctx context.Context, cfg *Config, log logger) error {
 	defer unlock()
 	began := time.Now()
 	log.Info().Str("version", versionString()).Str("data", cfg.Data).Str("engine", cfg.Engine).Msg("starting")
-
 	c := newCrew(log, cfg.Grace)
 	defer c.stop()
-	run, err := startServers(ctx, c, cfg, log)
+	url, err := compose(ctx, c, cfg, log)
 	if err != nil {
 		return stopped(ctx, err)
+	}
+	log.Info().Str("api", url+"/v1").Str("dashboard", url+"/").Dur("took", time.Since(began)).Msg("lorry is up")
+	return c.finish(ctx)
+}
+
+// compose starts the parts of one box in the order in which they need each other: servers, stores, scheduler, workers,
+// listener, pages, API. The crew stops them in the opposite order: the API refuses new work and finishes what waits, open
+// pages end, the workers finish or hand back, then the rest.
+func compose(ctx context.Context, c *crew, cfg *Config, log logger) (url string, err error) {
+	run, err := startServers(ctx, c, cfg, log)
+	if err != nil {
+		return "", err
 	}
 	front, err := upStores(ctx, c, cfg, run.places, "front", log)
 	if err != nil {
-		return stopped(ctx, err)
+		return "", err
 	}
 	if err := front.listensAlone(ctx, cfg); err != nil {
-		return err
+		return "", err
 	}
 	sealer, err := newSealer(cfg, true)
 	if err != nil {
-		return err
+		return "", err
 	}
 	back, err := upStores(ctx, c, cfg, run.places, "scheduler", log)
 	if err != nil {
-		return stopped(ctx, err)
+		return "", err
 	}
 	if err := back.startScheduler(c, cfg, sealer, upInstance(cfg)); err != nil {
-		return err
+		return "", err
 	}
 	if err := startWorkers(ctx, c, cfg, run.places, log); err != nil {
-		return stopped(ctx, err)
+		return "", err
 	}
 	var api, pages http.Handler
 	web, err := startHTTP(c, cfg, log, func() http.Handler { return oneListener(api, pages) })
 	if err != nil {
-		return err
+		return "", err
 	}
 	if pages, err = front.startDashboard(c); err != nil {
-		return err
+		return "", err
 	}
 	if api, err = front.startProducer(c, cfg, sealer, front.workerThere); err != nil {
-		return err
+		return "", err
 	}
 	web.open()
 	run.HTTP = web.url()
 	if err := run.write(cfg.Data); err != nil {
-		return fmt.Errorf("run file: %w", err)
+		return "", fmt.Errorf("run file: %w", err)
 	}
-	log.Info().Str("api", web.url()+"/v1").Str("dashboard", web.url()+"/").Dur("took", time.Since(began)).Msg("lorry is up")
-	return c.finish(ctx)
+	return run.HTTP, nil
 }
 
 // upInstance names the one lorry up that the folder's lock allows: one that starts after a kill has the leases of the one

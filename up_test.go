@@ -215,6 +215,7 @@ func (b *box) ask(ctx context.Context, prompt string) (int, string, error) {
 }
 
 func TestUp(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	b := start(t, data, nil, "up").ready()
 	if code, text, err := b.ask(t.Context(), "two words"); code != 200 || text != "two words" || err != nil {
@@ -264,6 +265,7 @@ func TestUp(t *testing.T) {
 
 // What was accepted before a kill is answered after the next start, on the same folder.
 func TestUpAfterKill(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	b := start(t, data, []string{"LORRY_WORKERS=0"}, "up")
 	b.until("listening", func() bool { return status(b.url()+"/healthz") == 200 })
@@ -296,6 +298,7 @@ func TestUpAfterKill(t *testing.T) {
 
 // A drain finishes what runs, and says 503 to what comes.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	b := start(t, t.TempDir(), []string{"LORRY_ECHO_DELAY=300ms"}, "up").ready()
 	url := b.url()
 	type answer struct {
@@ -323,6 +326,7 @@ func TestDrain(t *testing.T) {
 }
 
 func TestSecondSignal(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	b := start(t, data, []string{"LORRY_ECHO_DELAY=1h"}, "up").ready()
 	go func() { _, _, _ = b.ask(context.Background(), "never ends") }()
@@ -343,6 +347,7 @@ func TestSecondSignal(t *testing.T) {
 }
 
 func TestPublicListenerNeedsAKey(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	r := call(t, []string{"LORRY_ENGINE=echo"}, "up", "--data", data, "--listen", "0.0.0.0:0")
 	if r.code != 1 || !strings.Contains(r.err, "lorry key create --tenant default --admin --data "+data) || strings.Contains(r.err, `"listening"`) {
@@ -392,6 +397,7 @@ func TestPublicListenerNeedsAKey(t *testing.T) {
 }
 
 func TestWebhookSecret(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	first := call(t, nil, "webhook", "secret", "--data", data)
 	if first.code != 0 || !strings.HasPrefix(first.out, "whsec_") {
@@ -407,6 +413,7 @@ func TestWebhookSecret(t *testing.T) {
 
 // One role a process, against servers that run elsewhere: those of a lorry up stand in for them.
 func TestRoles(t *testing.T) {
+	t.Parallel()
 	b := start(t, t.TempDir(), []string{"LORRY_WORKERS=0"}, "up")
 	b.until("listening", func() bool { return b.url() != "" })
 	r, err := readRunFile(b.data)
@@ -452,6 +459,7 @@ func listening(log string) string {
 
 // The store's server is restarted when it dies, and what it held is there again.
 func TestValkeyIsRestarted(t *testing.T) {
+	t.Parallel()
 	b := start(t, t.TempDir(), nil, "up").ready()
 	job := strings.TrimSpace(call(t, nil, "submit", "--data", b.data, "--async", "kept").out)
 	b.until("done", func() bool {
@@ -477,6 +485,7 @@ func TestValkeyIsRestarted(t *testing.T) {
 
 // A folder whose socket would have too long a name gets a port and a password.
 func TestLongDataFolder(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
 	b := start(t, data, nil, "up").ready()
 	r, err := readRunFile(data)
@@ -534,6 +543,7 @@ func TestErrors(t *testing.T) {
 
 // NATS or Redis away at the start: one clear error, and no endless wait.
 func TestServersAway(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("short: it waits out the time that servers get to start")
 	}
@@ -573,6 +583,7 @@ func TestVersionAndConfig(t *testing.T) {
 }
 
 func TestSubmitFile(t *testing.T) {
+	t.Parallel()
 	b := start(t, t.TempDir(), nil, "up").ready()
 	in := filepath.Join(t.TempDir(), "in.jsonl")
 	text := "plain words\n\n\"a JSON string\"\n" + `{"messages":[{"role":"user","content":"a chat"}]}` + "\n" + `{"prompt":"a text","max_tokens":1}` + "\n" +
@@ -624,6 +635,7 @@ func TestSubmitFile(t *testing.T) {
 
 // Ctrl-C cancels the jobs that submit waits for.
 func TestSubmitInterrupted(t *testing.T) {
+	t.Parallel()
 	b := start(t, t.TempDir(), []string{"LORRY_ECHO_DELAY=1h", "LORRY_GRACE=1s"}, "up").ready()
 	for name, args := range map[string][]string{"waited": {"submit", "never", "ends"}, "asynchronous": {"submit", "--async", "--wait", "never", "ends"}} {
 		t.Run(name, func(t *testing.T) {

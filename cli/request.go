@@ -138,7 +138,7 @@ func (s *submission) fill(f map[string]json.RawMessage) {
 	}
 }
 
-// send sends a line and follows it to its end, as far as the flags say.
+// send sends a line: for its answer, or as a job.
 func (s *submission) send(ctx context.Context, cl *Client, r *request) *outcome {
 	o := &outcome{Line: r.line, CustomID: r.customID}
 	var err error
@@ -153,7 +153,7 @@ func (s *submission) send(ctx context.Context, cl *Client, r *request) *outcome 
 	return o
 }
 
-// submit sends a line as an asynchronous job, and waits for its end where that is asked for.
+// submit sends a line as an asynchronous job.
 func (s *submission) submit(ctx context.Context, cl *Client, r *request, o *outcome) error {
 	header := http.Header{"Prefer": {"respond-async"}, "Idempotency-Key": {newKey()}}
 	if err := cl.do(ctx, http.MethodPost, r.path, header, r.body, &o.raw); err != nil {
@@ -163,32 +163,39 @@ func (s *submission) submit(ctx context.Context, cl *Client, r *request, o *outc
 	if err := json.Unmarshal(o.raw, &j); err != nil {
 		return fmt.Errorf("read the job: %w", err)
 	}
-	o.Job = j.ID
-	if !s.wait {
-		o.Status, o.Response = http.StatusAccepted, o.raw
-		return nil
-	}
-	return cl.follow(ctx, &j, o)
+	o.Job, o.Status, o.Response = j.ID, http.StatusAccepted, o.raw
+	return nil
 }
 
 // follow looks at a job until it is over. When ctx ends first, the job is cancelled: it is what Ctrl-C means.
-func (c *Client) follow(ctx context.Context, j *Job, o *outcome) error {
-	for !j.over() {
-		err := c.pause(ctx, pollEvery)
+func (c *Client) follow(ctx context.Context, o *outcome) error {
+	o.Response = nil
+	var j Job
+	for wait := pollFirst; ; wait = min(wait*2, pollLast) {
+		err := c.do(ctx, http.MethodGet, "/v1/jobs/"+o.Job, nil, nil, &o.raw)
 		if err == nil {
-			err = c.do(ctx, http.MethodGet, "/v1/jobs/"+j.ID, nil, nil, &o.raw)
+			j = Job{}
+			if err = json.Unmarshal(o.raw, &j); err == nil && j.over() {
+				break
+			}
+		}
+		if err == nil {
+			err = c.pause(ctx, wait)
 		}
 		if ctx.Err() != nil {
-			c.cancel(ctx, j.ID)
+			c.cancel(ctx, o.Job)
 			return context.Canceled
 		}
 		if err != nil {
-			return err
-		}
-		if err := json.Unmarshal(o.raw, j); err != nil {
-			return fmt.Errorf("read the job: %w", err)
+			return fmt.Errorf("follow job %s: %w", o.Job, err)
 		}
 	}
+	o.end(&j)
+	return nil
+}
+
+// end takes over how a job ended.
+func (o *outcome) end(j *Job) {
 	switch {
 	case j.Response != nil:
 		o.answer(j.Response.StatusCode, j.Response.Body)
@@ -200,7 +207,6 @@ func (c *Client) follow(ctx context.Context, j *Job, o *outcome) error {
 	if o.Error != nil {
 		o.err = fmt.Errorf("job %s %s: %s", j.ID, j.Status, o.Error.Message)
 	}
-	return nil
 }
 
 // cancel ends a job although ctx has ended.

@@ -179,6 +179,7 @@ func (s *submission) one(ctx context.Context, cl *Client, prompt string, out, er
 
 func (s *submission) printOne(ctx context.Context, cl *Client, r *request, out io.Writer, t *tally) error {
 	o := s.send(ctx, cl, r)
+	s.finish(ctx, cl, o)
 	t.count(o)
 	if s.format == "json" {
 		if o.raw != nil {
@@ -214,14 +215,19 @@ func (s *submission) many(ctx context.Context, cl *Client, in io.Reader, total i
 		return cause(ctx, err)
 	}
 	t := newTally(errs, total, s.quiet)
-	// Answers wait here for those before them: this bounds how far a fast line may be ahead of a slow one.
-	order := make(chan chan *outcome, 4*s.concurrency)
+	// Answers wait here for those before them: this bounds how far a fast line may be ahead of a slow one. Jobs are all
+	// submitted first, and followed in order afterwards.
+	ahead := 4 * s.concurrency
+	if s.async {
+		ahead = jobsAhead
+	}
+	order := make(chan chan *outcome, ahead)
 	bad := make(chan error, 1)
 	go func() {
 		defer close(order)
 		bad <- s.feed(ctx, cl, in, order, t)
 	}()
-	err := write(out, order)
+	err := s.write(ctx, cl, out, order, t)
 	t.finish()
 	err = cmp.Or(err, <-bad)
 	if !s.quiet {
@@ -269,21 +275,25 @@ func (s *submission) feed(ctx context.Context, cl *Client, in io.Reader, order c
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			x := s.send(ctx, cl, r)
-			t.count(x)
-			o <- x
+			o <- s.send(ctx, cl, r)
 		})
 	}
 	return nil
 }
 
-// write puts outcomes down in order. After an error it goes on taking them, so that nobody waits for it.
-func write(out io.Writer, order <-chan chan *outcome) (err error) {
+// write puts outcomes down in order. After an error it goes on taking them, so that nobody waits for it; jobs that are
+// not followed any more are cancelled.
+func (s *submission) write(ctx context.Context, cl *Client, out io.Writer, order <-chan chan *outcome, t *tally) (err error) {
 	e := json.NewEncoder(out)
 	e.SetEscapeHTML(false)
 	for o := range order {
 		x := <-o
-		if x == nil || err != nil || errors.Is(x.err, context.Canceled) {
+		if x == nil {
+			continue
+		}
+		s.finish(ctx, cl, x)
+		t.count(x)
+		if err != nil || errors.Is(x.err, context.Canceled) {
 			continue
 		}
 		if err = e.Encode(x); err != nil {
@@ -291,6 +301,16 @@ func write(out io.Writer, order <-chan chan *outcome) (err error) {
 		}
 	}
 	return err
+}
+
+// finish follows a submitted job to its end, where that is asked for.
+func (s *submission) finish(ctx context.Context, cl *Client, o *outcome) {
+	if o.err != nil || !s.async || !s.wait {
+		return
+	}
+	if err := cl.follow(ctx, o); err != nil {
+		o.fail(err)
+	}
 }
 
 // line is one line of the input that is not empty.
@@ -347,5 +367,8 @@ type lineError struct {
 	Status  int    `json:"status_code,omitempty"`
 }
 
-// pollEvery is how often a job that is waited for is looked at.
-const pollEvery = 250 * time.Millisecond
+// A job that is waited for is looked at after pollFirst, then ever less often, down to each pollLast.
+const pollFirst, pollLast = 10 * time.Millisecond, time.Second
+
+// jobsAhead bounds the jobs that are submitted and not yet followed to their ends.
+const jobsAhead = 1 << 16
