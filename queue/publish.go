@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -64,9 +65,7 @@ func (q *Queue) atomic(ctx context.Context, ms []*nats.Msg, seqs []uint64) bool 
 	id := nuid.Next()
 	for i, m := range ms {
 		b := &nats.Msg{Subject: m.Subject, Data: m.Data, Header: nats.Header{}}
-		for k, v := range m.Header {
-			b.Header[k] = v
-		}
+		maps.Copy(b.Header, m.Header)
 		b.Header.Set(headerBatchID, id)
 		b.Header.Set(headerBatchSeq, strconv.Itoa(i+1))
 		if i < len(ms)-1 {
