@@ -23,5 +23,5 @@ var (
 	metricHangups = promauto.NewCounter(prometheus.CounterOpts{Name: "lorry_http_hangups_total",
 		Help: "Clients that hung up before their answer; their jobs were cancelled unless they are recorded."})
 	metricUnrecorded = promauto.NewCounter(prometheus.CounterOpts{Name: "lorry_cache_unrecorded_total",
-		Help: "Cached answers that left without a job's record, under load."})
+		Help: "Cached answers that left without a job's record: under load, or because a store was away."})
 )

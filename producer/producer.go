@@ -71,6 +71,7 @@ type Server struct {
 	cfg     Config
 	handler http.Handler
 	waiting tenants
+	recent  recent
 	// background is for verdicts whose answers have left already.
 	background chan *result.Verdict
 	draining   atomic.Bool
@@ -98,7 +99,7 @@ func New(c Config) (*Server, error) {
 	c.KeepAlive = cmp.Or(c.KeepAlive, 15*time.Second)
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
-	s := &Server{cfg: c, waiting: tenants{most: c.TenantWaiting, n: map[string]int{}}, background: make(chan *result.Verdict, 1024), idle: make(chan struct{})}
+	s := &Server{cfg: c, waiting: tenants{most: c.TenantWaiting, n: map[string]int{}}, background: make(chan *result.Verdict, 4096), idle: make(chan struct{})}
 	s.over, s.giveUp = context.WithCancelCause(context.Background())
 	s.handler = s.routes()
 	return s, nil
@@ -159,6 +160,9 @@ func (s *Server) release() {
 const (
 	settleAtOnce  = 64
 	settleTimeout = 10 * time.Second
+	// settleLinger is how long a cached answer's record waits for company: a script call for each would cost Redis more
+	// than the answers do.
+	settleLinger = 50 * time.Millisecond
 )
 
 // settle records cached answers after they have left: the client does not wait for the bookkeeping.
@@ -166,26 +170,43 @@ func (s *Server) settle(stop <-chan struct{}) {
 	for {
 		select {
 		case v := <-s.background:
-			s.settleSome(v)
+			s.settleSome(v, stop)
 		case <-stop:
 			for len(s.background) > 0 {
-				s.settleSome(<-s.background)
+				s.settleSome(<-s.background, stop)
 			}
 			return
 		}
 	}
 }
 
-func (s *Server) settleSome(v *result.Verdict) {
-	vs := []*result.Verdict{v}
-	for len(vs) < settleAtOnce && len(s.background) > 0 {
-		vs = append(vs, <-s.background)
-	}
+func (s *Server) settleSome(v *result.Verdict, stop <-chan struct{}) {
+	vs := s.collect([]*result.Verdict{v}, stop)
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	if _, err := s.cfg.Results.Settle(ctx, vs...); err != nil {
+		metricUnrecorded.Add(float64(len(vs)))
 		s.cfg.Log.Warn().Err(err).Int("jobs", len(vs)).Msg("cached answers left without a record")
 	}
+}
+
+// collect waits for company, or takes what is there once the server stops.
+func (s *Server) collect(vs []*result.Verdict, stop <-chan struct{}) []*result.Verdict {
+	t := time.NewTimer(settleLinger)
+	defer t.Stop()
+	for len(vs) < settleAtOnce {
+		select {
+		case v := <-s.background:
+			vs = append(vs, v)
+		case <-t.C:
+			return vs
+		case <-stop:
+			if len(s.background) == 0 {
+				return vs
+			}
+		}
+	}
+	return vs
 }
 
 // record settles a verdict later. Under load it is dropped: the answer was the record.

@@ -130,6 +130,7 @@ func (t *trip) missed(j result.Joined) {
 // answerNow waits for the answer, or streams it.
 func (t *trip) answerNow() error {
 	if err := t.s.waiting.enter(t.job.Tenant, t.s.cfg.Access.Tenant(t.job.Tenant).MaxWaiting); err != nil {
+		t.w.Header().Del(headerJob) // there is none
 		return err
 	}
 	defer t.s.waiting.leave(t.job.Tenant)
@@ -160,11 +161,15 @@ func (t *trip) glance() (*result.Verdict, error) {
 	if t.standing != nil || t.job.CacheKey == "" || t.job.Lane != queue.Interactive {
 		return nil, nil
 	}
+	if c := t.s.recent.get(t.job.CacheKey, t.began); c != nil {
+		return t.hit(c, true)
+	}
 	j, err := t.lookUp()
 	if err != nil || j.Hit == nil {
 		t.looked = &j
 		return nil, err
 	}
+	t.s.recent.put(t.job.CacheKey, j.Hit, t.began)
 	return t.hit(j.Hit, true)
 }
 

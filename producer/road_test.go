@@ -250,6 +250,21 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// A cached answer survives a Redis that is lost, and one of another tenant or model is never given.
+func TestCacheRecent(t *testing.T) {
+	r := setup(t, Config{}).echo(echo.Config{})
+	body := chat("again", `"temperature":0`)
+	for range 2 {
+		r.post(chats, body).want(t, 200)
+	}
+	ok(t, r.redis.FlushAll(t.Context()).Err())
+	if a := r.post(chats, body); a.status != 200 || a.header.Get(headerCache) != "hit" {
+		t.Errorf("%d %v", a.status, a.header)
+	}
+	v := r.post("/lorry/v1/keys", `{"tenant":"acme","admin":true}`).want(t, 201)
+	r.post(chats, body, "Authorization: Bearer "+v["key"].(string)).refused(t, 503, codeAway)
+}
+
 // Samples are never collapsed; equal cacheable requests at the same moment run once.
 func TestFlight(t *testing.T) {
 	r := setup(t, Config{}).echo(echo.Config{Delay: 50 * time.Millisecond})

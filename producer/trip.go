@@ -210,6 +210,7 @@ func (t *trip) idempotent() error {
 	defer cancel()
 	id, err := t.s.cfg.Results.Idempotent(ctx, t.job.Tenant, *t.job.Idem, t.job.ID)
 	if errors.Is(err, result.ErrIdemMismatch) {
+		t.w.Header().Del(headerJob)
 		return &apiError{Status: http.StatusUnprocessableEntity, Type: typeInvalid, Code: codeIdem, Param: "Idempotency-Key", Final: true,
 			Message: "This Idempotency-Key was used with another request in the last 24 hours. Use a new key for a new request."}
 	}
