@@ -17,9 +17,8 @@ package llama
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"fmt"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -182,11 +181,14 @@ func (e *Engine) prepare(r *engine.Request) ([]int32, error) {
 	return e.tokens(r)
 }
 
-// serves compares what both sides name.
+// serves compares digests where the request has them, since a name may be an alias.
 func (e *Engine) serves(m engine.Model) error {
 	own := e.info.Models[0].Model
-	differ := func(asked, has string) bool { return asked != "" && asked != has }
-	if differ(m.Name, own.Name) || differ(m.Base, own.Base) || differ(m.Template, own.Template) || m.Adapter != own.Adapter {
+	same := m.Base == own.Base
+	if m.Base == "" {
+		same = m.Name == "" || m.Name == own.Name
+	}
+	if !same || m.Adapter != own.Adapter || m.Template != "" && m.Template != own.Template {
 		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the model %q is not served here", m.Name)
 	}
 	return nil
@@ -236,7 +238,7 @@ func (e *Engine) textTokens(prompt string) ([]int32, error) {
 // tooLong refuses a text that can't fit, before the time is spent to count its tokens.
 func (e *Engine) tooLong(prompt, param string) error {
 	if least := len(prompt) / max(1, e.model.vocab.longest); least >= e.limit {
-		return contextLength(e.limit, least, param)
+		return contextLength(e.limit, fmt.Sprint("at least ", least), param)
 	}
 	return nil
 }
@@ -244,14 +246,14 @@ func (e *Engine) tooLong(prompt, param string) error {
 // fit refuses a prompt that leaves no room for an answer.
 func (e *Engine) fit(ids []int32, param string) ([]int32, error) {
 	if len(ids) >= e.limit {
-		return nil, contextLength(e.limit, len(ids), param)
+		return nil, contextLength(e.limit, fmt.Sprint(len(ids)), param)
 	}
 	return ids, nil
 }
 
-func contextLength(limit, got int, param string) error {
+func contextLength(limit int, got, param string) error {
 	return engine.Errorf(engine.Invalid, engine.CodeContextLength, param,
-		"This model's maximum context length is %d tokens. However, your %s resulted in %d tokens. Please reduce the length of the %s.",
+		"This model's maximum context length is %d tokens. However, your %s resulted in %s tokens. Please reduce the length of the %s.",
 		limit, param, got, param)
 }
 
@@ -265,99 +267,4 @@ func (e *Engine) echo(u *run) {
 		s.text.done.WriteString(prompt)
 		u.outbox.put(engine.Chunk{Index: s.choice, Text: prompt})
 	}
-}
-
-// Bounds of OpenAI's API, and of good sense.
-const (
-	maxStops = 4
-	maxTop   = 20
-	maxN     = 128
-)
-
-// check refuses what this engine can't or will not do, each by its name: nothing that was asked for is left out.
-func check(r *engine.Request, v *vocab) error {
-	if err := r.Check(); err != nil {
-		return err
-	}
-	if err := checkFeatures(r); err != nil {
-		return err
-	}
-	for id := range r.Sampling.LogitBias {
-		if !v.has(id) {
-			return invalid("logit_bias", "logit_bias names the token %d, but there are %d", id, v.size)
-		}
-	}
-	for _, id := range r.Tokens {
-		if !v.has(id) {
-			return invalid("prompt", "the prompt holds the token %d, but there are %d", id, v.size)
-		}
-	}
-	return checkSampling(r.Sampling)
-}
-
-func invalid(param, format string, args ...any) error {
-	return engine.Errorf(engine.Invalid, engine.CodeInvalidValue, param, format, args...)
-}
-
-func unsupported(param, what string) error {
-	return engine.Errorf(engine.Invalid, engine.CodeUnsupported, param, "this engine does not support %s", what)
-}
-
-func checkFeatures(r *engine.Request) error {
-	choice := word(r.ToolChoice, "")
-	switch {
-	case choice != "" && choice != "none" && choice != "auto":
-		return unsupported("tool_choice", "forced tool calls")
-	case !blank(r.Tools) && choice != "none":
-		return unsupported("tools", "tools")
-	case !blank(r.ResponseFormat) && word(r.ResponseFormat, "type") != "text":
-		return unsupported("response_format", "response formats other than text")
-	case r.Echo && r.Sampling.Logprobs:
-		return unsupported("echo", "echo together with logprobs")
-	case r.Echo && r.Kind != engine.Text:
-		return unsupported("echo", "echo of a conversation")
-	}
-	return nil
-}
-
-// blank says that a field holds nothing.
-func blank(raw json.RawMessage) bool {
-	s := strings.Join(strings.Fields(string(raw)), "")
-	return s == "" || s == "null" || s == "[]"
-}
-
-// word is a JSON string, or the string under a key of an object; "?" for anything else that is not nothing.
-func word(raw json.RawMessage, key string) (s string) {
-	if blank(raw) || json.Unmarshal(raw, &s) == nil && key == "" {
-		return s
-	}
-	var fields map[string]json.RawMessage
-	if key != "" && json.Unmarshal(raw, &fields) == nil && json.Unmarshal(fields[key], &s) == nil {
-		return s
-	}
-	return "?"
-}
-
-func checkSampling(s engine.Sampling) error {
-	for _, f := range []struct {
-		name       string
-		got        float64
-		from, upto float64
-	}{
-		{"temperature", s.Temperature, 0, 2}, {"top_p", s.TopP, 0, 1}, {"min_p", s.MinP, 0, 1},
-		{"frequency_penalty", s.FrequencyPenalty, -2, 2}, {"presence_penalty", s.PresencePenalty, -2, 2},
-		{"repeat_penalty", s.RepeatPenalty, 0, 100}, {"n", float64(s.N), 1, maxN}, {"top_k", float64(s.TopK), 0, 1 << 31},
-		{"max_tokens", float64(s.MaxTokens), 0, 1 << 31}, {"min_tokens", float64(s.MinTokens), 0, 1 << 31},
-		{"top_logprobs", float64(s.TopLogprobs), 0, maxTop}, {"stop", float64(len(s.Stop)), 0, maxStops},
-	} {
-		if !(f.got >= f.from && f.got <= f.upto) {
-			return invalid(f.name, "%s is %v: it must be between %v and %v", f.name, f.got, f.from, f.upto)
-		}
-	}
-	for _, stop := range s.Stop {
-		if stop == "" {
-			return invalid("stop", "a stop string is empty")
-		}
-	}
-	return nil
 }

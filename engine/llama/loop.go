@@ -93,11 +93,16 @@ func (l *loop) signal() {
 
 // close ends all runs and waits until no native call is under way.
 func (l *loop) close() {
+	l.refuse()
+	<-l.stopped
+}
+
+// refuse takes no more runs, and has the loop end after its step.
+func (l *loop) refuse() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.closed = true
 	l.signal()
-	l.mu.Unlock()
-	<-l.stopped
 }
 
 func (l *loop) read() Stats {

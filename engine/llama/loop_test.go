@@ -262,7 +262,7 @@ func TestLoopClose(t *testing.T) {
 		}()
 	}
 	<-entered
-	go w.close()
+	w.refuse()
 	close(leave)
 	for range 3 {
 		if err := <-errs; !errors.Is(err, engine.ErrUnavailable) {

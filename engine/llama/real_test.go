@@ -293,6 +293,42 @@ func setting(key string, skip int, value ...byte) func([]byte) []byte {
 	}
 }
 
+func TestServes(t *testing.T) {
+	own := engine.Model{Name: "m", Base: "b", Template: "t", Settings: "s"}
+	e := &Engine{info: engine.Info{Models: []engine.ModelInfo{{Model: own}}}}
+	for name, c := range map[string]struct {
+		model engine.Model
+		want  bool
+	}{
+		"itself":           {own, true},
+		"any":              {engine.Model{}, true},
+		"by name":          {engine.Model{Name: "m"}, true},
+		"another name":     {engine.Model{Name: "x"}, false},
+		"alias of base":    {engine.Model{Name: "x", Base: "b"}, true},
+		"another base":     {engine.Model{Name: "m", Base: "x"}, false},
+		"another template": {engine.Model{Name: "m", Base: "b", Template: "x"}, false},
+		"an adapter":       {engine.Model{Name: "m", Base: "b", Adapter: "a"}, false},
+	} {
+		if err := e.serves(c.model); (err == nil) != c.want || err != nil && !errors.Is(err, engine.ErrNotFound) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// FuzzFile opens any bytes as a model's file, as far as that is done in Go.
+func FuzzFile(f *testing.F) {
+	f.Add([]byte("GGUF\x03\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00"))
+	path := filepath.Join(f.TempDir(), "x.gguf")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkFile(path); err == nil && !bytes.HasPrefix(b, []byte("GGUF")) {
+			t.Errorf("%q passed", b)
+		}
+	})
+}
+
 // damage writes a copy of the model with bytes changed.
 func damage(t *testing.T, change func([]byte) []byte) string {
 	t.Helper()

@@ -17,7 +17,6 @@ type run struct {
 	begun   time.Time
 	seqs    []*sequence
 	usage   engine.Usage
-	rows    int  // in the current step
 	open    int  // answers that are not finished
 	forked  bool // all answers have been queued
 	first   bool // the first chunk has been waited for
