@@ -285,3 +285,30 @@ func TestDigestIsRemembered(t *testing.T) {
 	}
 	get() // a broken memory is made again
 }
+
+// Who can read the data folder or NATS owns the fleet; a URL needs an admin's key, and is taken where it is asked for.
+func TestWhereKeysAre(t *testing.T) {
+	url, nats := "LORRY_URL=http://h", "LORRY_NATS=nats://h"
+	for name, tc := range map[string]struct {
+		env   []string
+		flags map[string]string
+		http  bool
+	}{
+		"nothing set":            {},
+		"URL":                    {env: []string{url}, http: true},
+		"URL, and data in env":   {env: []string{url, "LORRY_DATA=/d"}, http: true},
+		"URL, and data flagged":  {env: []string{url}, flags: map[string]string{"data": "/d"}},
+		"URL and NATS":           {env: []string{url, nats}},
+		"URL flagged, and NATS":  {env: []string{nats}, flags: map[string]string{"url": "http://h"}, http: true},
+		"URL, and NATS flagged":  {env: []string{url}, flags: map[string]string{"nats": "nats://h"}},
+		"a key, and nothing set": {env: []string{"LORRY_API_KEY=k"}},
+	} {
+		c, err := loadConfig("", tc.env, tc.flags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := overHTTP(c); got != tc.http {
+			t.Errorf("%s: got %t", name, got)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -49,9 +50,16 @@ type keyBook interface {
 	RevokeKey(ctx context.Context, id string) error
 }
 
-// openKeys is the fleet's NATS, by the settings or the data folder, unless a URL was given: then HTTP, with an admin key.
-func openKeys(ctx context.Context, c *cobra.Command, cfg *Config) (keyBook, func(), error) {
-	if cfg.URL != "" && !c.Flags().Changed("data") && !c.Flags().Changed("nats") {
+// overHTTP says whether keys are looked after through a URL: where the command line names one, or where one is set and
+// neither a NATS nor, on the command line, a data folder is.
+func overHTTP(cfg *Config) bool {
+	flagged := func(name string) bool { return strings.HasPrefix(cfg.source(name), "flag") }
+	return flagged("url") || cfg.URL != "" && cfg.NATS == "" && !flagged("data")
+}
+
+// openKeys is the fleet's NATS, by the settings or the data folder, or HTTP with an admin key.
+func openKeys(ctx context.Context, cfg *Config) (keyBook, func(), error) {
+	if overHTTP(cfg) {
 		return cli.NewClient(cli.Target{URL: cfg.URL, Key: cfg.APIKey}), func() {}, nil
 	}
 	js, done, err := openJetStream(ctx, cfg)
@@ -143,8 +151,8 @@ func newKey() *cobra.Command {
 		Long: `Make, list and revoke API keys.
 
 On the box they are read and written in the data folder (whoever reads that owns the fleet), whether lorry up runs on
-it or not; of a fleet, in its NATS (--nats). With --url or LORRY_URL they go over HTTP, and LORRY_API_KEY must be an
-admin's. Keys are stored hashed: one that is lost is revoked and made anew.`,
+it or not; of a fleet, in its NATS (--nats, LORRY_NATS). With --url, or LORRY_URL and neither --data nor a NATS, they go
+over HTTP, and LORRY_API_KEY must be an admin's. Keys are stored hashed: one that is lost is revoked and made anew.`,
 		Example: `  lorry key create --tenant acme --name ci
   LORRY_API_KEY=$(lorry key create --tenant default --admin --data /srv/lorry | tail -n 1)
   lorry key revoke k3m…`}
@@ -162,7 +170,7 @@ func keyCommand(c *cobra.Command, run func(ctx context.Context, b keyBook, args 
 		if err != nil {
 			return err
 		}
-		b, done, err := openKeys(c.Context(), c, cfg)
+		b, done, err := openKeys(c.Context(), cfg)
 		if err != nil {
 			return err
 		}
