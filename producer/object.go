@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -201,10 +202,8 @@ func (o *object) oneOf(name string, dst *string, values ...string) bool {
 	if !o.text(name, dst, math.MaxInt) {
 		return false
 	}
-	for _, v := range values {
-		if *dst == v {
-			return true
-		}
+	if slices.Contains(values, *dst) {
+		return true
 	}
 	o.fail(refuse(codeValue, o.at+name, "Invalid value: '%s'. Supported values for '%s%s' are: '%s'.", clip(*dst), o.at, name, strings.Join(values, "', '")))
 	return false
