@@ -73,7 +73,9 @@ type Config struct {
 	Grace     time.Duration `yaml:"grace" env:"GRACE" for:"up producer worker scheduler dashboard" doc:"how long a drain waits for what runs before it hands it back"`
 	LogLevel  string        `yaml:"log_level" env:"LOG_LEVEL" for:"up producer worker scheduler dashboard" doc:"debug, info, warn or error"`
 	LogFormat string        `yaml:"log_format" env:"LOG_FORMAT" for:"up producer worker scheduler dashboard" doc:"console, json, or auto (console on a terminal)"`
-	Metrics   bool          `yaml:"metrics" env:"METRICS" for:"up producer worker scheduler dashboard" doc:"serve Prometheus' /metrics"`
+	Metrics   bool          `yaml:"metrics" env:"METRICS" for:"up producer dashboard" doc:"serve Prometheus' /metrics on the listener"`
+	// MetricsListen is apart from Listen: a worker beside a lorry up shares its settings, and must not want its port.
+	MetricsListen string `yaml:"metrics_listen" env:"METRICS_LISTEN" for:"worker scheduler" doc:"HTTP address of /metrics and /healthz; empty: none"`
 
 	URL    string `yaml:"url" env:"URL" for:"client key" doc:"a running Lorry; empty: the one of the data folder, else http://127.0.0.1:8080"`
 	APIKey string `yaml:"api_key" env:"API_KEY" for:"client key" secret:"true" doc:"key to show there"`
@@ -401,6 +403,9 @@ func (c *Config) check() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %q is no HOST:PORT, as 127.0.0.1:8080", c.Listen)
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" && err != nil {
+		return fmt.Errorf("metrics_listen: %q is no HOST:PORT, as 127.0.0.1:9090", c.MetricsListen)
 	}
 	if _, err := c.syncEvery(); err != nil {
 		return err

@@ -28,9 +28,25 @@ func (w *web) open() { close(w.opened) }
 // startHTTP listens, and adds the server to the crew; handler is asked once it is opened. It is started before the
 // handlers' own parts, so that these end first: they refuse new work, finish what waits, and end open pages.
 func startHTTP(c *crew, cfg *Config, log logger, handler func() http.Handler) (*web, error) {
-	l, err := net.Listen("tcp", cfg.Listen)
+	return startWeb(c, cfg, log, cfg.Listen, "--listen", handler)
+}
+
+// startMetrics adds what a role without an API says of itself, where that is asked for.
+func startMetrics(c *crew, cfg *Config, log logger) error {
+	if cfg.MetricsListen == "" {
+		return nil
+	}
+	w, err := startWeb(c, cfg, log, cfg.MetricsListen, "--metrics-listen", func() http.Handler { return withHealth(http.NotFoundHandler(), true) })
+	if err == nil {
+		w.open()
+	}
+	return err
+}
+
+func startWeb(c *crew, cfg *Config, log logger, at, flag string, handler func() http.Handler) (*web, error) {
+	l, err := net.Listen("tcp", at)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w (choose another address with --listen)", cfg.Listen, err)
+		return nil, fmt.Errorf("listen on %s: %w (choose another address with %s)", at, err, flag)
 	}
 	w := &web{listener: l, opened: make(chan struct{})}
 	c.start("http", func(ctx context.Context) error { return w.serve(ctx, cfg, log, handler) })
@@ -75,8 +91,8 @@ func oneListener(api, pages http.Handler) http.Handler {
 	return mux
 }
 
-// withHealth adds to a dashboard that stands alone what probes ask for.
-func withHealth(pages http.Handler, cfg *Config) http.Handler {
+// withHealth adds what probes and Prometheus ask for to a role that has no API.
+func withHealth(rest http.Handler, metrics bool) http.Handler {
 	mux := http.NewServeMux()
 	ok := func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -84,10 +100,10 @@ func withHealth(pages http.Handler, cfg *Config) http.Handler {
 	}
 	mux.HandleFunc("GET /healthz", ok)
 	mux.HandleFunc("GET /readyz", ok)
-	if cfg.Metrics {
+	if metrics {
 		mux.Handle("GET /metrics", promhttp.Handler())
 	}
-	mux.Handle("/", pages)
+	mux.Handle("/", rest)
 	return mux
 }
 

@@ -204,6 +204,11 @@ func runRole(ctx context.Context, cfg *Config, use string, log logger, start fun
 	if err := start(ctx, c, cfg, s); err != nil {
 		return err
 	}
+	if use == "worker" || use == "scheduler" {
+		if err := startMetrics(c, cfg, log); err != nil {
+			return err
+		}
+	}
 	log.Info().Str("version", versionString()).Msg("started")
 	return c.finish(ctx)
 }
@@ -239,7 +244,7 @@ func newDashboard() *cobra.Command {
 				return err
 			}
 			var pages http.Handler
-			web, err := startHTTP(c, cfg, s.log, func() http.Handler { return withHealth(pages, cfg) })
+			web, err := startHTTP(c, cfg, s.log, func() http.Handler { return withHealth(pages, cfg.Metrics) })
 			if err != nil {
 				return err
 			}

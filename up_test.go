@@ -422,7 +422,7 @@ func TestRoles(t *testing.T) {
 	}
 	env := []string{"LORRY_NATS=" + strings.Replace(r.NATS, "://", "://"+r.Token+"@", 1), "LORRY_REDIS=" + r.Redis}
 	elsewhere := t.TempDir()
-	worker := start(t, elsewhere, env, "worker")
+	worker := start(t, elsewhere, env, "worker", "--metrics-listen", "127.0.0.1:0")
 	scheduler := start(t, t.TempDir(), env, "scheduler")
 	producer := start(t, t.TempDir(), env, "producer")
 	dash := start(t, t.TempDir(), env, "dashboard")
@@ -434,6 +434,9 @@ func TestRoles(t *testing.T) {
 	}
 	if r := call(t, []string{"LORRY_URL=" + at[producer]}, "submit", "--async", "--wait", "through", "the", "fleet"); r.out != "through the fleet\n" {
 		t.Errorf("got %+v", r)
+	}
+	if got := status(listening(worker.text()) + "/metrics"); got != 200 {
+		t.Errorf("worker's metrics: %d", got)
 	}
 	if got := status(at[dash] + "/"); got != 200 {
 		t.Errorf("dashboard: %d", got)
