@@ -6,7 +6,8 @@ local state = redis.call('HGET', KEYS[2], 'state')
 if state and state ~= 'queued' and state ~= 'running' then return {3} end
 local hit = redis.call('GET', KEYS[3])
 if hit then
-  redis.call('ZADD', KEYS[5], 'XX', ARGV[5], KEYS[3])
+  local used = redis.call('ZSCORE', KEYS[5], KEYS[3])
+  if used and ARGV[5] - used > 60000 then redis.call('ZADD', KEYS[5], ARGV[5], KEYS[3]) end -- a write goes to the AOF
   return {2, hit}
 end
 if not state then
