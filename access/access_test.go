@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -296,4 +297,55 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q parsed to %q and %q", key, id, secret)
 		}
 	})
+}
+
+// A server that ends and comes back, with its folder: the view stands meanwhile, and follows again behind it.
+func TestServerRestart(t *testing.T) {
+	dir := t.TempDir()
+	var running *server.Server
+	t.Cleanup(func() { running.Shutdown(); running.WaitForShutdown() }) // behind the stores' ends
+	run := func(port int) *server.Server {
+		srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv.Start()
+		running = srv
+		if !srv.ReadyForConnections(10 * time.Second) {
+			t.Fatal("nats-server is not ready")
+		}
+		return srv
+	}
+	srv := run(server.RANDOM_PORT)
+	port := srv.Addr().(*net.TCPAddr).Port
+	connect := func() jetstream.JetStream {
+		nc, err := nats.Connect(srv.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return js
+	}
+	watcher, writer := start(t, Config{JS: connect()}), New(Config{JS: connect()})
+	old, k, err := writer.CreateKey(t.Context(), CreateKey{Tenant: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the key works", func() bool { _, err := watcher.Authenticate(old); return err == nil })
+	srv.Shutdown()
+	srv.WaitForShutdown()
+	if _, err := watcher.Authenticate(old); err != nil {
+		t.Errorf("while the server is away: %v", err)
+	}
+	run(port)
+	eventually(t, "the key is revoked", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // what is sent while the server starts may be lost
+		defer cancel()
+		return writer.Revoke(ctx, k.ID) == nil
+	})
+	eventually(t, "the key is dead", func() bool { _, err := watcher.Authenticate(old); return errors.Is(err, ErrBadKey) })
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -74,9 +75,11 @@ func (s *Store) apply(c change) {
 
 const (
 	// retryWatch is how long Run waits after a watch that failed.
-	retryWatch = time.Second
+	retryWatch = 250 * time.Millisecond
 	// rewatch bounds how long a watch that silently died could hide a revoked key.
 	rewatch = 5 * time.Minute
+	// loadTime bounds the reading of a bucket.
+	loadTime = 10 * time.Second
 )
 
 var errEnded = errors.New("access: the watch ended")
@@ -97,8 +100,14 @@ func (s *Store) Run(ctx context.Context) error {
 
 // watch reads the bucket anew, swaps it in, and follows it for a while.
 func (s *Store) watch(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, rewatch)
+	// No deadline but a timer: with a far deadline, the client would wait that long for an answer that was lost.
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	timer := time.AfterFunc(loadTime, cancel)
+	defer timer.Stop()
+	nc := s.cfg.JS.Conn()
+	back := nc.StatusChanged(nats.CONNECTED)
+	defer nc.RemoveStatusListener(back)
 	kv, err := s.bucket(ctx)
 	if err != nil {
 		return err
@@ -113,12 +122,17 @@ func (s *Store) watch(ctx context.Context) error {
 		return err
 	}
 	s.swap(v)
-	return s.follow(ctx, w)
+	timer.Reset(rewatch)
+	return s.follow(ctx, w, back)
 }
 
-func (s *Store) follow(ctx context.Context, w jetstream.KeyWatcher) error {
+// follow ends when the connection is back: a server that was restarted has forgotten the watch, and the client would
+// notice only 10 to 20 seconds later. A revoked key must not work that long.
+func (s *Store) follow(ctx context.Context, w jetstream.KeyWatcher, back <-chan nats.Status) error {
 	for {
 		select {
+		case <-back:
+			return nil
 		case e, ok := <-w.Updates():
 			if !ok {
 				return ended(ctx)
@@ -195,6 +209,8 @@ func load(ctx context.Context, w jetstream.KeyWatcher) (view, error) {
 
 // read is the bucket as it is now.
 func read(ctx context.Context, kv jetstream.KeyValue) (view, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
 	w, err := kv.WatchAll(ctx)
 	if err != nil {
 		return view{}, fmt.Errorf("access: read keys: %w", err)

@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
 	// retryWatch is how long Run waits after a watch that failed.
-	retryWatch = time.Second
+	retryWatch = 250 * time.Millisecond
 	// rewatch bounds how long a watch that silently died could hide a change.
 	rewatch = 5 * time.Minute
+	// loadTime bounds the reading of a bucket.
+	loadTime = 10 * time.Second
 )
 
 var errEnded = errors.New("registry: the watch ended")
@@ -35,8 +38,14 @@ func (r *Registry) Run(ctx context.Context) error {
 // watch reads the bucket and follows it for a while. Records are never taken out of a bucket without a mark, so what is
 // read anew only adds to what is there.
 func (r *Registry) watch(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, rewatch)
+	// No deadline but a timer: with a far deadline, the client would wait that long for an answer that was lost.
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	timer := time.AfterFunc(loadTime, cancel)
+	defer timer.Stop()
+	nc := r.cfg.JS.Conn()
+	back := nc.StatusChanged(nats.CONNECTED)
+	defer nc.RemoveStatusListener(back)
 	kv, err := r.bucket(ctx)
 	if err != nil {
 		return err
@@ -52,7 +61,12 @@ func (r *Registry) watch(ctx context.Context) error {
 			if !ok {
 				return ended(ctx)
 			}
+			if e == nil {
+				timer.Reset(rewatch)
+			}
 			r.take(e)
+		case <-back:
+			return nil // a server that was restarted has forgotten the watch; the client would notice 10 to 20 seconds later
 		case <-ctx.Done():
 			return nil
 		}

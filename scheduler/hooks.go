@@ -35,6 +35,8 @@ const (
 	keptFor      = 7 * 24 * time.Hour
 	// removeFor is how long a delivered event's removal from OUTBOX is tried: until it is gone, it may be sent again.
 	removeFor = 10 * time.Second
+	// askFor bounds a question to NATS: with the task's far deadline, the client would wait that long for a lost answer.
+	askFor = 5 * time.Second
 )
 
 // hooks delivers events. An event's message in OUTBOX is the intent: it is gone once the event is delivered, or given
@@ -105,6 +107,8 @@ func (h *hooks) keys(ctx context.Context, o *webhook.Outgoing) ([]string, error)
 		s, err := h.sealer.Open(webhook.TenantContext(o.Tenant), o.Secret)
 		return []string{s}, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
 	all, err := h.secrets.Signing(ctx)
 	if err != nil && !errors.Is(err, webhook.ErrSealed) && !errors.Is(err, webhook.ErrSecret) {
 		err = fmt.Errorf("%w: %w", queue.ErrAway, err)

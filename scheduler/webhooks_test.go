@@ -263,6 +263,7 @@ func TestTwoSchedulersTellOnce(t *testing.T) {
 }
 
 func TestFailureIsTriedAgainByAsynq(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.answer = func(_ string, n int) int {
 		if n == 1 {
@@ -304,6 +305,7 @@ func (r *rig) announceOnly(t *testing.T, vs ...*result.Verdict) {
 }
 
 func TestFlushedRedisLosesNoEvent(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	vs := []*result.Verdict{r.verdict(), r.verdict(), r.verdict()}
 	r.announceOnly(t, vs...)
@@ -320,6 +322,7 @@ func TestFlushedRedisLosesNoEvent(t *testing.T) {
 }
 
 func TestFlushUnderWay(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.answer = func(_ string, n int) int {
 		if n == 1 {
@@ -347,6 +350,7 @@ func TestFlushUnderWay(t *testing.T) {
 
 // An active task without a lease is what asynq never looks at again (hibiken/asynq#1144).
 func TestStuckTaskIsFreed(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	v := r.verdict()
 	r.announceOnly(t, v)
@@ -477,6 +481,7 @@ func TestAnnouncingTwiceStandsOnce(t *testing.T) {
 
 // Exactly one of many replicas does what is to be done each period.
 func TestPeriodicTasksRunOnce(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	var mu sync.Mutex
 	runs, ctx := 0, t.Context()
@@ -596,6 +601,7 @@ func TestNATSRestart(t *testing.T) {
 
 // Redis that does not answer delays events; none is lost, and none waits for ever.
 func TestRedisAway(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.start()
 	warm := r.verdict()
