@@ -504,8 +504,8 @@ func TestPeriodicTasksRunOnce(t *testing.T) {
 
 func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
 	r := newRig(t)
-	arrived, go_on := make(chan struct{}), make(chan struct{})
-	r.answer = func(string, int) int { close(arrived); <-go_on; return 200 }
+	arrived, release := make(chan struct{}), make(chan struct{})
+	r.answer = func(string, int) int { close(arrived); <-release; return 200 }
 	stop := r.start()
 	v := r.verdict()
 	r.settle(v)
@@ -517,7 +517,7 @@ func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
 		t.Fatal("the scheduler left an attempt behind")
 	case <-time.After(100 * time.Millisecond):
 	}
-	close(go_on)
+	close(release)
 	<-ended
 	if len(r.outbox()) != 0 || r.hits(webhook.EventID(v.Job)) != 1 {
 		t.Errorf("outbox %v, %d hits", r.outbox(), r.hits(webhook.EventID(v.Job)))
