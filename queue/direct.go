@@ -45,7 +45,14 @@ const maxLast = 512
 // LastOf is the newest message of each of many subjects; those that have none are left out.
 func (q *Queue) LastOf(ctx context.Context, stream string, subjects []string) (out []Stored, err error) {
 	for part := range slices.Chunk(subjects, maxLast) {
-		ms, _, err := q.getMany(ctx, stream, map[string]any{"multi_last": part})
+		ms, more, err := q.getMany(ctx, stream, map[string]any{"multi_last": part})
+		if err == nil && more && len(part) > 1 { // it stopped at its bound of bytes: ask for halves
+			half := len(part) / 2
+			if ms, err = q.LastOf(ctx, stream, part[:half]); err == nil {
+				rest, e := q.LastOf(ctx, stream, part[half:])
+				ms, err = append(ms, rest...), e
+			}
+		}
 		if err != nil {
 			return out, err
 		}
