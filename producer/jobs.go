@@ -1,7 +1,6 @@
 package producer
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,59 +10,6 @@ import (
 	"lorry/queue"
 	"lorry/result"
 )
-
-// lorryJob is a job as clients see it; times are unix seconds. Scripts hold these names.
-type lorryJob struct {
-	ID        string            `json:"id"`
-	Object    string            `json:"object"` // "lorry.job"
-	Status    queue.State       `json:"status"`
-	CreatedAt int64             `json:"created_at"`
-	StartedAt int64             `json:"started_at,omitempty"`
-	EndedAt   int64             `json:"ended_at,omitempty"`
-	Deadline  int64             `json:"deadline,omitempty"`
-	Model     string            `json:"model"`
-	Endpoint  queue.Endpoint    `json:"endpoint"`
-	Lane      queue.Lane        `json:"lane"`
-	Attempt   int               `json:"attempt,omitempty"`
-	Worker    string            `json:"worker,omitempty"`
-	Cached    bool              `json:"cached,omitempty"`
-	ReplayOf  string            `json:"replay_of,omitempty"`
-	Metadata  map[string]string `json:"metadata,omitempty"`
-	Usage     *result.Usage     `json:"usage,omitempty"`
-	// Response is the answer as the endpoint would have given it; Error is why there is none.
-	Response *lorryResponse  `json:"response,omitempty"`
-	Error    json.RawMessage `json:"error,omitempty"`
-}
-
-type lorryResponse struct {
-	StatusCode int             `json:"status_code"`
-	Body       json.RawMessage `json:"body"`
-}
-
-// jobObject shows a status, with its answer where that is asked for.
-func jobObject(st *result.Status, full bool) *lorryJob {
-	j := &lorryJob{ID: st.Job, Object: "lorry.job", Status: st.State, CreatedAt: st.Created / 1000, StartedAt: st.Started / 1000, EndedAt: st.Ended / 1000,
-		Deadline: st.Deadline / 1000, Model: st.Model, Endpoint: st.Endpoint, Lane: st.Lane, Attempt: st.Attempt, Worker: st.Worker, Cached: st.Cached, Metadata: st.Metadata}
-	v := st.Verdict
-	if v == nil {
-		return j
-	}
-	j.ReplayOf = v.ReplayOf
-	if v.Completion != nil {
-		u := result.OpenAIUsage(v.Completion.Usage)
-		j.Usage = &u
-	}
-	status, body := result.Response(v)
-	switch {
-	case v.State != queue.Succeeded:
-		var e struct{ Error json.RawMessage }
-		_ = json.Unmarshal(body, &e) // result's own bytes
-		j.Error = e.Error
-	case full:
-		j.Response = &lorryResponse{status, body}
-	}
-	return j
-}
 
 func (s *Server) getJob(w http.ResponseWriter, r *http.Request) error {
 	who, err := s.who(r)
@@ -77,7 +23,7 @@ func (s *Server) getJob(w http.ResponseWriter, r *http.Request) error {
 		return noJob(err, r.PathValue("id"))
 	}
 	w.Header().Set(headerJob, st.Job)
-	writeJSON(w, http.StatusOK, jobObject(st, true))
+	writeJSON(w, http.StatusOK, st.Object(true))
 	return nil
 }
 
@@ -105,7 +51,7 @@ func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request) error {
 		return &apiError{Status: http.StatusConflict, Type: typeInvalid, Code: codeConflict, Final: true,
 			Message: fmt.Sprintf("Cannot cancel a job with status '%s'.", st.State)}
 	}
-	writeJSON(w, http.StatusOK, jobObject(st, true))
+	writeJSON(w, http.StatusOK, st.Object(true))
 	return nil
 }
 
@@ -139,7 +85,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := list{Object: "list", Data: []any{}, HasMore: more}
 	for i := range sts {
-		out.Data = append(out.Data, jobObject(&sts[i], false))
+		out.Data = append(out.Data, sts[i].Object(false))
 	}
 	if n := len(sts); n > 0 {
 		out.FirstID, out.LastID = &sts[0].Job, &sts[n-1].Job

@@ -31,7 +31,7 @@ func (t *trip) answerLater() error {
 	h := t.w.Header()
 	h.Set("Location", "/v1/jobs/"+t.job.ID)
 	h.Set("Preference-Applied", "respond-async")
-	writeJSON(t.w, http.StatusAccepted, jobObject(st, true))
+	writeJSON(t.w, http.StatusAccepted, st.Object(true))
 	return nil
 }
 

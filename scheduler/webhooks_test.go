@@ -606,7 +606,7 @@ func TestRedisAway(t *testing.T) {
 	r.start()
 	warm := r.verdict()
 	r.settle(warm)
-	eventually(t, "the first event arrives", func() bool { return r.hits(webhook.EventID(warm.Job)) == 1 })
+	eventually(t, "the first event is over", func() bool { return r.hits(webhook.EventID(warm.Job)) == 1 && len(r.outbox()) == 0 })
 	if err := r.rdb.Do(t.Context(), "CLIENT", "PAUSE", "2000", "ALL").Err(); err != nil {
 		t.Fatal(err)
 	}
