@@ -166,15 +166,15 @@ func TestFlagsOfACommand(t *testing.T) {
 		args []string
 		want string // of the error
 	}{
-		"good":              {args: []string{"--slots", "4", "--metrics=false", "--grace=3s"}},
+		"good":              {args: []string{"--workers", "4", "--metrics=false", "--grace=3s"}},
 		"bool without text": {args: []string{"--metrics"}},
-		"bad value":         {args: []string{"--slots", "x"}, want: `invalid argument "x" for "--slots"`},
-		"another command's": {args: []string{"--tenant-waiting", "3"}, want: "unknown flag: --tenant-waiting"},
+		"bad value":         {args: []string{"--workers", "x"}, want: `invalid argument "x" for "--workers"`},
+		"another command's": {args: []string{"--metrics-listen", ":1"}, want: "unknown flag: --metrics-listen"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			c := &cobra.Command{Use: "worker"}
-			load := bindConfig(c, "worker")
+			c := &cobra.Command{Use: "up"}
+			load := bindConfig(c, "up")
 			err := c.ParseFlags(tc.args)
 			if tc.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // TestMain lets the test's own executable be lorry: what is tested is the program, in processes of its own.
@@ -26,7 +28,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("LORRY_TEST_AS_LORRY") != "" {
 		os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // runtimeFolder is where make runtime put Valkey.
