@@ -311,7 +311,10 @@ func (c *Committer) commit(group []pending) {
 	for i, p := range group {
 		ms[i] = p.m
 	}
+	start := time.Now()
 	seqs, errs := c.q.PublishAll(context.Background(), ms)
+	commitSeconds.Observe(time.Since(start).Seconds())
+	commitMessages.Observe(float64(len(ms)))
 	for i, p := range group {
 		p.done <- committed{seqs[i], errs[i]}
 	}

@@ -468,11 +468,20 @@ func (d *dispatcher) feed(ctx context.Context, ln *lane) error {
 	return nil
 }
 
+// deliveryTime is about how long a delivery's jobs may take: short beside a turn of everybody else's, long enough that
+// one acknowledgement stands for many jobs.
+const deliveryTime = 10 * time.Millisecond
+
+// perDelivery is how many jobs one delivery carries: what the fleet ends in deliveryTime, and no more than a thirtieth
+// of the window while the rate is not known.
+func (d *dispatcher) perDelivery(ln *lane) int {
+	return min(queue.MaxDelivery, max(1, ln.win.want/32, int(d.rate*deliveryTime.Seconds())))
+}
+
 // picks are runs of jobs of one tenant and adapter, in order. One run is small beside the window, so that tenants take
 // turns inside it.
 func (d *dispatcher) picks(ln *lane, room int) (out [][]*item) {
-	now := time.Now()
-	k := min(queue.MaxDelivery, max(1, ln.win.want/32))
+	now, k := time.Now(), d.perDelivery(ln)
 	ready := map[string]int{}
 	for room > 0 {
 		its := ln.order.pick(now, min(k, room), d.tenants.Weight, func(t string) bool {
