@@ -243,16 +243,18 @@ func TestComposeFleet(t *testing.T) {
 
 	var turn atomic.Int64
 	c := newCrowd(&client{key: key, urls: func() string { return urls[int(turn.Add(1))%len(urls)] }}, "smollm2", newHooks(t))
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	if err := c.run(ctx, 200, 16); err != nil {
-		t.Fatal(err)
-	}
 	u, err := url.Parse(f.env("worker")["LORRY_NATS"])
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.books(t, connect(t, "nats://"+u.Host, u.User.Username()))
+	js := connect(t, "nats://"+u.Host, u.User.Username())
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if err := c.run(ctx, 200, 16); err != nil {
+		look(t, js)
+		t.Fatal(err)
+	}
+	c.books(t, js)
 	t.Logf("asked again: %s", &c.again)
 	for _, p := range roles {
 		p.stop()

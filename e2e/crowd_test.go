@@ -266,6 +266,22 @@ func (c *crowd) books(t *testing.T, js jetstream.JetStream) {
 	}
 }
 
+// look tells where things stand, for a test that failed: what is in the queues, and what waits for its acknowledgement.
+func look(t *testing.T, js jetstream.JetStream) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for s := range js.ListStreams(ctx).Info() {
+		t.Logf("%s: %d messages", s.Config.Name, s.State.Msgs)
+		stream, err := js.Stream(ctx, s.Config.Name)
+		if err != nil {
+			continue
+		}
+		for c := range stream.ListConsumers(ctx).Info() {
+			t.Logf("  %s: %d pending, %d unacknowledged, %d redelivered, %d pulls wait", c.Name, c.NumPending, c.NumAckPending, c.NumRedelivered, c.NumWaiting)
+		}
+	}
+}
+
 // subjects counts a stream's messages by the last token of their subject.
 func subjects(t *testing.T, js jetstream.JetStream, stream, filter string) map[string]uint64 {
 	t.Helper()

@@ -87,13 +87,15 @@ func TestFaults(t *testing.T) {
 	faults := make(chan struct{})
 	go func() { defer close(faults); c.faults(t, b, second) }()
 
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
+	js := connect(t, b.run.NATS, b.run.Token)
 	if err := c.run(ctx, 200, 16); err != nil {
+		look(t, js)
 		t.Fatal(err)
 	}
 	<-faults
-	c.books(t, connect(t, b.run.NATS, b.run.Token))
+	c.books(t, js)
 	t.Logf("asked again: %s", &c.again)
 	b.stop()
 }

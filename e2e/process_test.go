@@ -121,7 +121,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.b = append(t.b, p...)
-	if n := len(t.b) - 16<<10; n > 0 {
+	if n := len(t.b) - 64<<10; n > 0 {
 		t.b = t.b[n:]
 	}
 	return len(p), nil
