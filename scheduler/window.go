@@ -28,8 +28,11 @@ func newWindow() *window {
 	return &window{want: minWindow, fed: map[uint64]fed{}, tenants: map[string]int{}}
 }
 
-// size sets W's floor: twice the fleet's slots, or what runs in 50 ms.
+// size sets W's floor: twice the fleet's slots, or what runs in 50 ms. An empty window goes back to it.
 func (w *window) size(slots int, jobsPerSecond float64) {
+	if w.level == 0 {
+		w.want = 0
+	}
 	w.want = min(max(w.want, minWindow, 2*slots, int(jobsPerSecond/20)), maxWindow)
 }
 
@@ -49,18 +52,18 @@ func (w *window) put(seq uint64, d queue.Delivery) {
 	w.last = max(w.last, seq)
 }
 
-// acked takes a delivery out. True means that the window has just run dry.
-func (w *window) acked(seq uint64) (dry bool) {
+// acked takes a delivery out, and says how many jobs it carried.
+func (w *window) acked(seq uint64) (jobs int) {
 	f, ok := w.fed[seq]
 	if !ok {
-		return false
+		return 0
 	}
 	delete(w.fed, seq)
 	w.level -= f.jobs
 	if w.tenants[f.tenant] -= f.jobs; w.tenants[f.tenant] <= 0 {
 		delete(w.tenants, f.tenant)
 	}
-	return w.level == 0
+	return f.jobs
 }
 
 // grow doubles W: workers ran dry while jobs waited.
