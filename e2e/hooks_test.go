@@ -78,7 +78,7 @@ func (h *hooks) verify(header http.Header, body []byte) error {
 	mac := hmac.New(sha256.New, h.secret)
 	fmt.Fprintf(mac, "%s.%s.%s", header.Get("webhook-id"), header.Get("webhook-timestamp"), body)
 	want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
-	for _, got := range strings.Fields(header.Get("webhook-signature")) {
+	for got := range strings.FieldsSeq(header.Get("webhook-signature")) {
 		if hmac.Equal([]byte(got), []byte(want)) {
 			return nil
 		}
