@@ -37,7 +37,7 @@ COPY --from=build /out/lorry /out/lorry-engine /opt/lorry/
 COPY --from=runtime /src/runtime /opt/lorry/runtime
 COPY deploy/healthcheck /opt/lorry/
 RUN ln -s /opt/lorry/lorry /usr/local/bin/lorry
-USER lorry
+USER 10001
 ENV LORRY_DATA=/data LORRY_LISTEN=0.0.0.0:8080
 VOLUME /data
 EXPOSE 8080
