@@ -52,14 +52,14 @@ func (t *trip) submit() (*result.Verdict, error) {
 	j := t.job
 	if j.CacheKey == "" {
 		if err := t.s.cfg.Results.Accept(ctx, j); err != nil {
-			return nil, err
+			return nil, t.unsent(err)
 		}
 		return nil, t.sent(t.s.cfg.Queue.Submit(ctx, j))
 	}
 	joined, err := t.s.cfg.Results.Join(ctx, j)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, t.unsent(err)
 	case joined.Over:
 		return t.over(ctx)
 	case joined.Hit != nil:
@@ -222,7 +222,7 @@ func (t *trip) push(accept bool) error {
 	defer cancel()
 	if accept {
 		if err := t.s.cfg.Results.Accept(ctx, t.job); err != nil {
-			return err
+			return t.unsent(err)
 		}
 	}
 	metricAccepted.WithLabelValues(string(t.job.Lane), "waited").Inc()
@@ -260,7 +260,25 @@ func (t *trip) join(ctx context.Context, w *result.Waiter) (*result.Verdict, err
 func (t *trip) lookUp() (result.Joined, error) {
 	ctx, cancel := t.step()
 	defer cancel()
-	return t.s.cfg.Results.Join(ctx, t.job)
+	joined, err := t.s.cfg.Results.Join(ctx, t.job)
+	return joined, t.unsent(err)
+}
+
+// unsent undoes what a failed step before the submission may have left: Redis does a script's work even when it says
+// that it was lost, and a flight whose leader was never submitted would hold its followers. Under an idempotency key the
+// client's next try submits the same job.
+func (t *trip) unsent(err error) error {
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := t.step()
+	defer cancel()
+	if t.job.Idem == nil {
+		_ = t.s.cfg.Results.Forget(ctx, t.job)
+	} else {
+		_ = t.s.cfg.Results.LeaveFlight(ctx, t.job)
+	}
+	return err
 }
 
 // hit answers from the cache. A first look's hit has left no trace in Redis, so that its bookkeeping can wait.

@@ -85,7 +85,7 @@ func (s *Store) JoinAll(ctx context.Context, jobs []*queue.Job) ([]Joined, error
 	for i, j := range jobs {
 		calls[i] = call{joinScript,
 			[]string{jobsKey(j.Tenant), jobKey(j.Tenant, j.ID), cacheKey(j.Tenant, j.CacheKey), flightKey(j.Tenant, j.CacheKey), cacheIndex(j.Tenant)},
-			[]any{j.ID, j.Created, factsOf(j).encode(), jobKey(j.Tenant, ""), s.now().UnixMilli()}}
+			[]any{j.ID, j.Created, factsOf(j).encode(), jobKey(j.Tenant, ""), s.now().UnixMilli(), leadFor(j).Milliseconds()}}
 	}
 	answers, err := s.run(ctx, true, calls...)
 	if err != nil {
@@ -98,6 +98,14 @@ func (s *Store) JoinAll(ctx context.Context, jobs []*queue.Job) ([]Joined, error
 		}
 	}
 	return out, nil
+}
+
+// leadFor is how long a job may lead while it is queued. Somebody waits for the followers of one that is waited for.
+func leadFor(j *queue.Job) time.Duration {
+	if j.Waited {
+		return time.Minute
+	}
+	return 10 * time.Minute
 }
 
 func joined(a *redis.Cmd) (j Joined, err error) {
@@ -118,12 +126,18 @@ func joined(a *redis.Cmd) (j Joined, err error) {
 }
 
 // Forget undoes Accept, Join and Idempotent of a job that could not be submitted. A job that runs stays.
-func (s *Store) Forget(ctx context.Context, j *queue.Job) error {
+func (s *Store) Forget(ctx context.Context, j *queue.Job) error { return s.forget(ctx, j, false) }
+
+// LeaveFlight undoes the part of Join that equal jobs depend on, of a job that is submitted later, if at all.
+func (s *Store) LeaveFlight(ctx context.Context, j *queue.Job) error { return s.forget(ctx, j, true) }
+
+func (s *Store) forget(ctx context.Context, j *queue.Job, flightOnly bool) error {
 	idem := named(j.Tenant, "idem", "")
 	if j.Idem != nil {
 		idem = idemKey(j.Tenant, j.Idem.Key)
 	}
-	_, err := s.run(ctx, false, call{forgetScript, []string{jobsKey(j.Tenant), jobKey(j.Tenant, j.ID), flightKey(j.Tenant, j.CacheKey), idem}, []any{j.ID}})
+	_, err := s.run(ctx, false, call{forgetScript, []string{jobsKey(j.Tenant), jobKey(j.Tenant, j.ID), flightKey(j.Tenant, j.CacheKey), idem},
+		[]any{j.ID, btoi(flightOnly)}})
 	return err
 }
 

@@ -16,20 +16,21 @@ const replayAtOnce = 1000
 // Replay derives Redis again from RESULTS, BACKLOG, LATER and JOBS, and then sets the epoch, which opens the doors. It
 // may run while others work, and twice: every step is without effect on what is known. n counts messages.
 func (s *Store) Replay(ctx context.Context) (n int, err error) {
-	steps := []struct {
+	type step struct {
 		stream, filter string
 		apply          func(context.Context, []queue.Stored) error
-	}{
-		{queue.StreamResults, "results.>", s.replayVerdicts},
-		{queue.StreamBacklog, "backlog.>", s.replayJobs},
-		{queue.StreamLater, ">", s.replayJobs},
-		{queue.StreamJobs, "jobs.>", s.replayDeliveries},
 	}
+	results := step{queue.StreamResults, "results.>", s.replayVerdicts}
+	later := step{queue.StreamLater, ">", s.replayJobs}
+	// Jobs move on meanwhile: from JOBS to where a look was taken already. So RESULTS and LATER are read on at the end.
+	steps := []step{results, {queue.StreamBacklog, "backlog.>", s.replayJobs}, later, {queue.StreamJobs, "jobs.>", s.replayDeliveries}, later, results}
+	next := map[string]uint64{}
 	for _, st := range steps {
-		k, err := s.scan(ctx, st.stream, st.filter, st.apply)
+		k, seq, err := s.scan(ctx, st.stream, st.filter, next[st.stream], st.apply)
 		if n += k; err != nil {
 			return n, fmt.Errorf("result: replay %s: %w", st.stream, err)
 		}
+		next[st.stream] = seq
 	}
 	return n, s.Open(ctx)
 }
@@ -42,21 +43,22 @@ func (s *Store) Open(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) scan(ctx context.Context, stream, filter string, apply func(context.Context, []queue.Stored) error) (n int, err error) {
-	for seq, more := uint64(1), true; more; {
+// scan reads a stream from seq on, and says where it ended.
+func (s *Store) scan(ctx context.Context, stream, filter string, seq uint64, apply func(context.Context, []queue.Stored) error) (n int, next uint64, err error) {
+	for more := true; more; {
 		var ms []queue.Stored
 		if ms, more, err = s.q.Read(ctx, stream, filter, seq, replayAtOnce); err != nil {
-			return n, err
+			return n, seq, err
 		}
 		if len(ms) == 0 {
-			return n, nil
+			return n, seq, nil
 		}
 		if err = apply(ctx, ms); err != nil {
-			return n, err
+			return n, seq, err
 		}
 		n, seq = n+len(ms), ms[len(ms)-1].Seq+1
 	}
-	return n, nil
+	return n, seq, nil
 }
 
 // replayVerdicts projects records; one that can't be read is told of and left.

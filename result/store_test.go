@@ -299,3 +299,23 @@ func TestList(t *testing.T) {
 		t.Errorf("another tenant sees %v", page)
 	}
 }
+
+// TestPhantomLeader: a job joined and was never submitted. Its followers do not wait for it for ever.
+func TestPhantomLeader(t *testing.T) {
+	s := resulttest.New(t, result.Config{})
+	phantom, next := job("job_phantom"), job("job_next")
+	phantom.CacheKey, next.CacheKey = "k", "k"
+	_, err := s.Join(t.Context(), phantom)
+	ok(t, err)
+	ok(t, s.LeaveFlight(t.Context(), phantom))
+	if r, err := s.Join(t.Context(), next); err != nil || r.Leader != "" {
+		t.Errorf("after it left: %+v %v", r, err)
+	}
+	if state(t, s, phantom) != queue.Queued {
+		t.Error("the job itself is gone")
+	}
+	ok(t, s.Redis().HSet(t.Context(), "{acme}:job:job_next", "leads", 1).Err()) // its time is over, its producer died
+	if r, err := s.Join(t.Context(), phantom); err != nil || r.Leader != "" {
+		t.Errorf("after its time: %+v %v", r, err)
+	}
+}
