@@ -29,6 +29,9 @@ func freeAddr(b *testing.B) string {
 // queueJobs is how many jobs one round carries.
 const queueJobs = 20_000
 
+// connections submit at the same moment, on both sides.
+const connections = 256
+
 // bodyWords make a request of about 600 bytes.
 const bodyWords = 100
 
@@ -53,12 +56,12 @@ func BenchmarkQueue(b *testing.B) {
 	}
 }
 
-// round sends jobs from 64 connections and waits until all have ended.
+// round sends jobs from all connections and waits until all have ended.
 func (u *up) round(b *testing.B, round int) float64 {
 	b.Helper()
 	before := u.ended(b)
 	start := time.Now()
-	err := each(queueJobs, 64, func(i int) error {
+	err := each(queueJobs, connections, func(i int) error {
 		_, err := u.post("/v1/completions", map[string]any{"model": "echo", "prompt": prompt(round*queueJobs+i, bodyWords), "max_tokens": 4}, "Prefer", "respond-async")
 		return err
 	})
@@ -133,7 +136,7 @@ func newRaw(b *testing.B) *raw {
 	return &raw{js, c}
 }
 
-// round publishes from 64 goroutines, each waiting for its acknowledgement as a producer must, while a consumer pulls
+// round publishes from as many goroutines, each waiting for its acknowledgement as a producer must, while a consumer pulls
 // and acknowledges.
 func (r *raw) round(b *testing.B) float64 {
 	b.Helper()
@@ -141,7 +144,7 @@ func (r *raw) round(b *testing.B) float64 {
 	start := time.Now()
 	var wg sync.WaitGroup
 	wg.Go(func() { r.consume(b, queueJobs) })
-	if err := each(queueJobs, 64, func(int) error { _, err := r.js.Publish(context.Background(), "raw", body); return err }); err != nil {
+	if err := each(queueJobs, connections, func(int) error { _, err := r.js.Publish(context.Background(), "raw", body); return err }); err != nil {
 		b.Fatal(err)
 	}
 	wg.Wait()
