@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,14 +19,24 @@ import (
 // Accept makes jobs known as queued. Jobs that are known already stay as they are. The caller submits them next, or
 // forgets them.
 func (s *Store) Accept(ctx context.Context, jobs ...*queue.Job) error {
+	return s.accepting.join(ctx, jobs, s.accept)
+}
+
+// acceptAtOnce bounds one script call: Redis serves nobody else meanwhile.
+const acceptAtOnce = 128
+
+func (s *Store) accept(ctx context.Context, jobs []*queue.Job) error {
+	by := byTenant(jobs)
 	var calls []call
-	for t, js := range byTenant(jobs) {
-		calls = append(calls, s.acceptCall(t, js))
+	for t, js := range by {
+		for part := range slices.Chunk(js, acceptAtOnce) {
+			calls = append(calls, s.acceptCall(t, part))
+		}
 	}
 	if _, err := s.run(ctx, true, calls...); err != nil {
 		return err
 	}
-	for t, js := range byTenant(jobs) {
+	for t, js := range by {
 		s.publish(t, changes(js, queue.Queued, "")...)
 	}
 	return nil

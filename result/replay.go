@@ -3,6 +3,7 @@ package result
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -114,7 +115,9 @@ func (s *Store) replayDeliveries(ctx context.Context, ms []queue.Stored) error {
 func (s *Store) reaccept(ctx context.Context, jobs []*queue.Job) error {
 	var calls []call
 	for t, js := range byTenant(jobs) {
-		calls = append(calls, s.acceptCall(t, js))
+		for part := range slices.Chunk(js, acceptAtOnce) {
+			calls = append(calls, s.acceptCall(t, part))
+		}
 	}
 	if _, err := s.run(ctx, false, calls...); err != nil {
 		return err

@@ -45,6 +45,8 @@ type Store struct {
 	q   *queue.Queue
 	rdb redis.UniversalClient
 	now func() time.Time
+
+	accepting company
 }
 
 // New makes a Store. It asks nobody anything.

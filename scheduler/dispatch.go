@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strconv"
 	"strings"
@@ -198,32 +199,37 @@ func parseAck(subject, b string) (l queue.Lane, seq uint64, ok bool) {
 	return "", 0, false
 }
 
+// verdictCost is what a dispatcher reads of a verdict: the answer's text is none of its business.
+type verdictCost struct {
+	Job, Tenant string
+	Lane        queue.Lane
+	Cached      bool
+	Completion  *struct{ Usage engine.Usage }
+}
+
 // onDone lets followers go on, and mends their tenant's account: a job's true cost is known now.
 func (d *dispatcher) onDone(ctx context.Context, m *nats.Msg) {
-	v, err := result.Decode(m.Data)
-	if err != nil {
-		return
+	id := strings.TrimPrefix(m.Subject, queue.DoneSubject(""))
+	if charged, ok := d.charged[id]; ok {
+		delete(d.charged, id)
+		var v verdictCost
+		if json.Unmarshal(m.Data, &v) == nil && d.lanes[v.Lane] != nil {
+			d.lanes[v.Lane].order.correct(v.Tenant, v.cost()-charged, d.tenants.Weight(v.Tenant))
+		}
 	}
-	d.correct(v)
-	if its := d.parked[v.Job]; len(its) > 0 {
-		delete(d.parked, v.Job)
+	if its := d.parked[id]; len(its) > 0 {
+		delete(d.parked, id)
 		d.join(ctx, its)
 	}
 }
 
-// correct mends the account of a job that was fed. One that never ran cost nothing.
-func (d *dispatcher) correct(v *result.Verdict) {
-	charged, ok := d.charged[v.Job]
-	if !ok {
-		return
+// cost in tokens, as order.cost guesses it. A job that never ran cost nothing.
+func (v *verdictCost) cost() float64 {
+	if v.Completion == nil || v.Cached {
+		return 0
 	}
-	delete(d.charged, v.Job)
-	cost := 0.0
-	if v.Completion != nil && !v.Cached {
-		u := v.Completion.Usage
-		cost = float64(u.PromptTokens - u.CachedTokens + u.CompletionTokens)
-	}
-	d.lanes[v.Lane].order.correct(v.Tenant, cost-charged, d.tenants.Weight(v.Tenant))
+	u := v.Completion.Usage
+	return float64(u.PromptTokens - u.CachedTokens + u.CompletionTokens)
 }
 
 // look finds what hints have missed, corrects levels, purges, and ends what has expired.
