@@ -140,7 +140,7 @@ func newRaw(b *testing.B) *raw {
 // and acknowledges.
 func (r *raw) round(b *testing.B) float64 {
 	b.Helper()
-	body := []byte(fmt.Sprintf(`{"model":"echo","prompt":%q,"max_tokens":4}`, prompt(1, bodyWords)))
+	body := fmt.Appendf(nil, `{"model":"echo","prompt":%q,"max_tokens":4}`, prompt(1, bodyWords))
 	start := time.Now()
 	var wg sync.WaitGroup
 	wg.Go(func() { r.consume(b, queueJobs) })
