@@ -13,7 +13,9 @@ import (
 type decoder interface {
 	decode(rows []row) (code int32)
 	logits(row int) []float32
-	share(from, to, n int)
+	// share lets a sequence use the first n cells of another. It says false, and leaves to empty, where these are not
+	// what from holds, or to is not empty.
+	share(from, to, n int) bool
 	remove(slot, from int) bool
 	why(code int32) string
 }
@@ -28,7 +30,9 @@ type Stats struct {
 	Busy        time.Duration // time in steps
 	Running     int
 	Waiting     int
-	CellsInUse  int
+	CellsInUse  int // held or reserved by sequences at work
+	CellsIdle   int // kept for those that begin alike
+	Shared      int // tokens that were not computed, since they were in cells
 	CellsInAll  int
 	SlotsInAll  int
 	Outstanding int // requests taken and not ended
@@ -39,9 +43,9 @@ type loop struct {
 	dev      decoder
 	vocab    *vocab
 	rows     int // most rows of a step
-	branches bool
+	noShare  bool
 	observe  engine.DecodeObserver
-	pool     *pool
+	cache    *cache
 	cells    int
 	slots    int
 	running  []*sequence // oldest first
@@ -60,13 +64,20 @@ type loop struct {
 	stopped  chan struct{}
 }
 
-func newLoop(dev decoder, v *vocab, slots, cells, rows int, branches bool, observe engine.DecodeObserver) *loop {
+// newLoop takes Slots, Rows, IdleCells and NoShare from c, and as many cells as dev has.
+func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
+	observe := c.Observe
 	if observe == nil {
 		observe = func([]string) {}
 	}
+	idle := c.IdleCells
+	if c.NoShare {
+		idle = 0
+	}
 	return &loop{
-		dev: dev, vocab: v, rows: max(rows, slots), branches: branches, observe: observe, pool: newPool(slots, cells),
-		cells: cells, slots: slots, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+		dev: dev, vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
+		cache: newCache(dev, c.Slots, cells, idle, branches),
+		cells: cells, slots: c.Slots, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 }
 
@@ -141,6 +152,9 @@ func (l *loop) receive() bool {
 // takeInbox queues one sequence of each run; the others follow when the prompt is computed.
 func (l *loop) takeInbox() {
 	for _, u := range l.inbox {
+		if l.noShare {
+			u.scope.only = u
+		}
 		l.waiting = append(l.waiting, u.seqs[0])
 		l.stats.Outstanding++
 	}
@@ -151,7 +165,8 @@ func (l *loop) takeInbox() {
 func (l *loop) publish() {
 	s := l.stats
 	s.Running, s.Waiting, s.CellsInAll, s.SlotsInAll = len(l.running), len(l.waiting), l.cells, l.slots
-	s.CellsInUse = l.cells - l.pool.cells
+	s.CellsIdle = l.cache.tree.idle
+	s.CellsInUse = l.cells - l.cache.free - s.CellsIdle
 	l.snapshot = s
 }
 
@@ -180,24 +195,30 @@ func (l *loop) dropCancelled() {
 }
 
 // admit starts waiting sequences, in order, while there is room. One that does not fit is waited for: a later, smaller
-// one never starves it.
+// one never starves it. One that waits for its beginning to be computed by another lets others pass; there are at most
+// as many as slots of these, so that a long queue costs a step nothing.
 func (l *loop) admit() {
-	for len(l.waiting) > 0 && l.start(l.waiting[0]) {
-		l.waiting = l.waiting[1:]
+	for i := 0; i < min(len(l.waiting), l.slots) && len(l.running) < l.slots; {
+		switch s := l.waiting[i]; {
+		case l.cache.coming(s, l.running):
+			i++
+		case l.start(s):
+			l.waiting = slices.Delete(l.waiting, i, i+1)
+		default:
+			return
+		}
 	}
 }
 
-// start gives a sequence its place, with the prompt's cells of another answer to the same request, where there is one.
+// start gives a sequence its place, with the cells of the longest prefix that is there.
 func (l *loop) start(s *sequence) bool {
-	var donor *sequence
-	if l.branches {
-		donor = s.run.donor()
-	}
-	if !l.pool.admit(s, donor) {
+	if !l.cache.admit(s) {
 		return false
 	}
-	if donor != nil {
-		l.dev.share(donor.slot, s.slot, s.done)
+	l.stats.Shared += s.done
+	if u := s.run; !u.started {
+		u.started = true
+		u.usage.CachedTokens = s.done
 	}
 	l.running = append(l.running, s)
 	return true
@@ -206,7 +227,7 @@ func (l *loop) start(s *sequence) bool {
 // provide makes sure of a cell for each token that the step computes. Where there is none, the youngest gives way.
 func (l *loop) provide() {
 	for _, s := range slices.Clone(l.running) {
-		for s.slot >= 0 && s.pending() == 1 && !l.pool.grow(s) {
+		for s.slot >= 0 && s.pending() == 1 && !l.cache.grow(s) {
 			l.preempt()
 		}
 	}
@@ -215,20 +236,23 @@ func (l *loop) provide() {
 // preempt puts the youngest sequence back to the head of the queue, to be computed again from its tokens.
 func (l *loop) preempt() {
 	s := l.running[len(l.running)-1]
-	l.vacate(s)
+	l.vacate(s, false)
 	if s.finish == "" {
 		l.waiting = slices.Insert(l.waiting, 0, s)
 		l.stats.Preempted++
 	}
 }
 
-// vacate takes a sequence out of the batch and its cells with it.
-func (l *loop) vacate(s *sequence) {
+// vacate takes a sequence out of the batch, and its cells with it unless they are to be kept for others.
+func (l *loop) vacate(s *sequence, keep bool) {
 	if s.slot < 0 {
 		return
 	}
-	l.dev.remove(s.slot, 0)
-	l.pool.release(s)
+	if keep {
+		l.cache.retire(s)
+	} else {
+		l.cache.release(s)
+	}
 	l.running = slices.DeleteFunc(l.running, func(x *sequence) bool { return x == s })
 }
 
@@ -244,12 +268,24 @@ func (l *loop) decode(rows []row) {
 		return
 	}
 	l.stats.Failed++
-	if code == noRoom && len(l.running) > 1 {
-		l.preempt()
+	if code == noRoom && l.relieve() {
 		l.again(rows)
 		return
 	}
 	l.divide(split(rows), code)
+}
+
+// relieve makes room where llama.cpp found none against our count: of idle cells first. It says false when all there are
+// belong to one sequence.
+func (l *loop) relieve() bool {
+	if l.cache.clear() {
+		return true
+	}
+	if len(l.running) < 2 {
+		return false
+	}
+	l.preempt()
+	return true
 }
 
 // divide computes the parts of a failed call one by one.
@@ -292,7 +328,7 @@ func (l *loop) restore(s *sequence) bool {
 		return true
 	}
 	s.faults++
-	l.vacate(s)
+	l.vacate(s, false)
 	l.waiting = slices.Insert(l.waiting, 0, s)
 	return false
 }
@@ -307,7 +343,7 @@ func (l *loop) harvest(rows []row) {
 		if r.seq.slot < 0 {
 			continue // its run ended within this call
 		}
-		r.seq.done = r.pos + 1
+		l.cache.computed(r.seq, r.token)
 		if !r.output {
 			continue
 		}
@@ -401,7 +437,7 @@ func (l *loop) charge(rows []row, took time.Duration) {
 // settle gives back what finished answers hold, and ends runs whose answers are all there.
 func (l *loop) settle() {
 	for _, s := range l.finished {
-		l.vacate(s)
+		l.vacate(s, true)
 		if s.run.open == 0 {
 			continue // it failed meanwhile
 		}
@@ -434,7 +470,7 @@ func (l *loop) report() {
 // end gives up a whole run.
 func (l *loop) end(u *run, err error) {
 	for _, s := range u.seqs {
-		l.vacate(s)
+		l.vacate(s, false)
 	}
 	l.waiting = slices.DeleteFunc(l.waiting, func(s *sequence) bool { return s.run == u })
 	u.open = 0

@@ -16,7 +16,7 @@ import (
 // after the last one, and keeps book of the cells as llama.cpp would: a gap or an overflow is a test's failure.
 type machine struct {
 	t     *testing.T
-	cells map[int][]int32 // by slot
+	cells map[int][]*int32 // by sequence; those that share a cell hold the same
 	room  int
 	fail  func(call int, rows []row) int32
 	calls int
@@ -25,7 +25,7 @@ type machine struct {
 }
 
 func newMachine(t *testing.T, room int, fail func(int, []row) int32) *machine {
-	return &machine{t: t, cells: map[int][]int32{}, room: room, fail: fail}
+	return &machine{t: t, cells: map[int][]*int32{}, room: room, fail: fail}
 }
 
 func (m *machine) decode(rows []row) int32 {
@@ -40,7 +40,10 @@ func (m *machine) decode(rows []row) int32 {
 			m.t.Errorf("slot %d holds %d cells, row has position %d", r.seq.slot, len(m.cells[r.seq.slot]), r.pos)
 			return -1
 		}
-		m.cells[r.seq.slot] = append(m.cells[r.seq.slot], r.token)
+		if !m.same(r) {
+			return -1
+		}
+		m.cells[r.seq.slot] = append(m.cells[r.seq.slot], &r.token)
 	}
 	if used := m.used(); used > m.room {
 		m.t.Errorf("%d cells are used of %d", used, m.room)
@@ -49,11 +52,25 @@ func (m *machine) decode(rows []row) int32 {
 	return 0
 }
 
-func (m *machine) used() (n int) {
-	for _, c := range m.cells {
-		n += len(c)
+// same wants the tokens in a sequence's cells to be those that it is to go on from.
+func (m *machine) same(r row) bool {
+	for i, c := range m.cells[r.seq.slot] {
+		if *c != r.seq.tokens[i] {
+			m.t.Errorf("slot %d holds token %d at %d, where its sequence has %d", r.seq.slot, *c, i, r.seq.tokens[i])
+			return false
+		}
 	}
-	return n
+	return true
+}
+
+func (m *machine) used() int {
+	all := map[*int32]bool{}
+	for _, cells := range m.cells {
+		for _, c := range cells {
+			all[c] = true
+		}
+	}
+	return len(all)
 }
 
 // logits favours the successor of a row's token, so every right answer is a sequence of numbers.
@@ -63,16 +80,20 @@ func (m *machine) logits(i int) []float32 {
 	return row
 }
 
-func (m *machine) share(from, to, n int) {
+func (m *machine) share(from, to, n int) bool {
+	if n < 1 || len(m.cells[from]) < n || len(m.cells[to]) > 0 {
+		m.t.Errorf("%d cells of %d's %d are to be shared with %d, which has %d", n, from, len(m.cells[from]), to, len(m.cells[to]))
+		return false
+	}
 	m.cells[to] = slices.Clone(m.cells[from][:n])
-	m.room += n // counted once
+	return true
 }
 
 func (m *machine) remove(slot, from int) bool {
 	if from == 0 {
 		delete(m.cells, slot)
 	} else {
-		m.cells[slot] = m.cells[slot][:from]
+		m.cells[slot] = slices.Clip(m.cells[slot][:from])
 	}
 	return true
 }
@@ -96,7 +117,8 @@ type world struct {
 
 func startLoop(t *testing.T, dev decoder, slots, cells, rows int) *world {
 	w := &world{submitted: make(chan struct{})}
-	w.loop = newLoop(dev, numbers(), slots, cells, rows, true, func(ids []string) { w.seen = append(w.seen, ids) })
+	c := Config{Slots: slots, Rows: rows, IdleCells: cells / 4, Observe: func(ids []string) { w.seen = append(w.seen, ids) }}
+	w.loop = newLoop(c, dev, numbers(), cells, true)
 	go func() {
 		if m := dev.(*machine); m.hold {
 			<-w.submitted

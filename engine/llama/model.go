@@ -72,8 +72,14 @@ func (m *model) inspect() error {
 			return fmt.Errorf("its %s-of-text token %d is not in its vocabulary of %d", name, id, m.vocab.size)
 		}
 	}
-	m.branches = !llama.ModelIsRecurrent(m.handle) && !llama.ModelIsHybrid(m.handle)
+	m.branches = !llama.ModelIsRecurrent(m.handle) && !llama.ModelIsHybrid(m.handle) && !m.positions()
 	return m.readTemplate()
+}
+
+// positions says that a token's position is not its index: no range of cells is a prefix then.
+func (m *model) positions() bool {
+	kind := int(llama.ModelRopeType(m.handle))
+	return kind == int(llama.RoPETypeMROPE) || kind == int(llama.RoPETypeIMROPE)
 }
 
 func (m *model) readTemplate() (err error) {
@@ -145,7 +151,11 @@ func (m *model) decode(rows []row) int32 {
 	return code
 }
 
+// valid says that a sequence may compute: llama.cpp has room for the output of as many as there are slots.
 func (m *model) valid(slot int) bool { return slot >= 0 && slot < m.slots }
+
+// holds says that a sequence may hold cells. A unified cache takes any of them.
+func (m *model) holds(id int) bool { return id >= 0 && id < maxSlots }
 
 // logits is what the last call computed for an output row, in native memory that the next call overwrites.
 func (m *model) logits(i int) []float32 {
@@ -159,16 +169,44 @@ func (m *model) logits(i int) []float32 {
 	return row
 }
 
-// share lets a sequence use the first n cells of another.
-func (m *model) share(from, to, n int) {
-	if m.valid(from) && m.valid(to) && from != to && n > 0 {
-		llama.MemorySeqCp(m.mem, llama.SeqId(from), llama.SeqId(to), 0, llama.Pos(n))
+// share lets a sequence use the first n cells of another. It trusts no book: what llama.cpp holds of both must be what
+// the caller believes, or a conversation might go on with another's beginning.
+func (m *model) share(from, to, n int) bool {
+	if !m.holds(from) || !m.holds(to) || from == to || n < 1 {
+		return false
 	}
+	first, last := m.span(from)
+	if _, end := m.span(to); first != 0 || last < n-1 || end >= 0 {
+		m.remove(to, 0)
+		return false
+	}
+	if llama.MemorySeqCp(m.mem, llama.SeqId(from), llama.SeqId(to), 0, llama.Pos(n)) != nil {
+		return false
+	}
+	first, last = m.span(to)
+	if first == 0 && last == n-1 {
+		return true
+	}
+	m.remove(to, 0)
+	return false
+}
+
+// span is the first and last position that llama.cpp holds of a sequence; -1 of an empty one.
+func (m *model) span(id int) (first, last int) {
+	a, err := llama.MemorySeqPosMin(m.mem, llama.SeqId(id))
+	if err != nil {
+		return -1, -1
+	}
+	b, err := llama.MemorySeqPosMax(m.mem, llama.SeqId(id))
+	if err != nil {
+		return -1, -1
+	}
+	return int(a), int(b)
 }
 
 // remove frees a sequence's cells from a position on. It says false where the model's memory can't drop a part.
 func (m *model) remove(slot, from int) bool {
-	if !m.valid(slot) || from < 0 {
+	if !m.holds(slot) || from < 0 {
 		return false
 	}
 	ok, err := llama.MemorySeqRm(m.mem, llama.SeqId(slot), llama.Pos(from), -1)

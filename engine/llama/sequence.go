@@ -12,6 +12,7 @@ import (
 type run struct {
 	ctx     context.Context
 	request *engine.Request
+	scope   scope
 	prompt  []int32
 	most    int // tokens of an answer, by MaxTokens and the context
 	begun   time.Time
@@ -19,6 +20,7 @@ type run struct {
 	usage   engine.Usage
 	open    int  // answers that are not finished
 	forked  bool // all answers have been queued
+	started bool // an answer has been given a slot
 	first   bool // the first chunk has been waited for
 	outbox  outbox
 }
@@ -31,9 +33,10 @@ type sequence struct {
 	tokens  []int32 // the prompt, then the answer so far
 	done    int     // tokens in the KV cache
 	slot    int     // -1 while waiting
-	held    int     // cells reserved, without those of prefix
-	prefix  *prefix
-	drawn   int // tokens of the answer
+	holder  *holder // of its cells, while it has a slot
+	spare   int     // cells reserved for tokens to come
+	alone   bool    // it shares no cells with others
+	drawn   int     // tokens of the answer
 	sampler *sampler
 	text    text
 	finish  engine.Finish
@@ -45,6 +48,7 @@ func newRun(ctx context.Context, r *engine.Request, prompt []int32, limit int, s
 	if n := r.Sampling.MaxTokens; n > 0 {
 		u.most = min(u.most, n)
 	}
+	u.scope = scope{tenant: r.Scope, adapter: r.Model.Adapter}
 	u.usage.PromptTokens = len(prompt)
 	for i := range r.Sampling.N {
 		u.seqs = append(u.seqs, &sequence{
@@ -53,19 +57,6 @@ func newRun(ctx context.Context, r *engine.Request, prompt []int32, limit int, s
 		})
 	}
 	return u
-}
-
-// donor is an answer whose cells hold the whole prompt; nil if none does.
-func (u *run) donor() *sequence {
-	if len(u.prompt) < 2 {
-		return nil
-	}
-	for _, s := range u.seqs {
-		if s.slot >= 0 && s.done >= len(u.prompt) {
-			return s
-		}
-	}
-	return nil
 }
 
 func (u *run) completion() *engine.Completion {
@@ -81,22 +72,6 @@ func (s *sequence) pending() int { return len(s.tokens) - s.done }
 
 // left is how many tokens may still be drawn.
 func (s *sequence) left() int { return s.run.most - s.drawn }
-
-// room is how many tokens the cells that it holds are enough for.
-func (s *sequence) room() int {
-	if s.prefix != nil {
-		return s.held + s.prefix.cells
-	}
-	return s.held
-}
-
-// lend makes the first n of a sequence's cells a prefix that others may use.
-func (s *sequence) lend(n int) {
-	if s.prefix == nil {
-		s.prefix = &prefix{cells: n, users: 1}
-		s.held -= n
-	}
-}
 
 func (s *sequence) rows(rows []row, n int) []row {
 	for i := s.done; i < s.done+n; i++ {

@@ -1,0 +1,180 @@
+package llama
+
+import (
+	"math"
+	"slices"
+)
+
+// reserve is how many tokens of an answer are provided for when its sequence is admitted, and each time that these are
+// used up. More makes preemption rarer, less lets more sequences run.
+const reserve = 64
+
+// cache is the KV cache as sequences hold it. It counts cells before a call needs them, since a call that finds none
+// fails for everybody in it, and it has sequences share the cells of the longest prefix that is there: of another one at
+// work, or of one that has ended and rests. free + tree.cells + what sequences reserved is all cells there are.
+type cache struct {
+	dev   decoder
+	tree  *tree
+	share bool  // the model can share a part of a sequence
+	bound int   // idle cells kept
+	free  int   // cells
+	slots []int // free ones, of sequences at work; the highest is taken last
+	ids   []int // free ones, of those that rest
+}
+
+func newCache(dev decoder, slots, cells, bound int, share bool) *cache {
+	c := &cache{dev: dev, tree: newTree(), share: share, bound: bound, free: cells}
+	for i := range slots {
+		c.slots = append(c.slots, i)
+	}
+	for i := slots; i < maxSlots; i++ {
+		c.ids = append(c.ids, i)
+	}
+	return c
+}
+
+// admit gives a sequence a slot, the cells of the longest prefix that is there, and room for the rest of what it holds
+// and a first piece of its answer. The last token is always computed, for its logits.
+func (c *cache) admit(s *sequence) bool {
+	if len(c.slots) == 0 {
+		return false
+	}
+	var known []int32
+	if c.share && !s.alone {
+		known = s.tokens[:len(s.tokens)-1]
+	}
+	h, from, n := c.tree.join(c.slots[0], s.run.scope, known)
+	need := len(s.tokens) - n + min(s.left(), reserve)
+	if !c.take(need) {
+		c.free += c.tree.drop(h)
+		return false
+	}
+	s.holder, s.spare, s.done = h, need, n
+	s.slot, c.slots = c.slots[0], c.slots[1:]
+	if n > 0 && !c.dev.share(from, s.slot, n) {
+		c.release(s)
+		s.alone = true // llama.cpp does not hold what the book says
+		return c.admit(s)
+	}
+	return true
+}
+
+// found is how many of a sequence's tokens would be shared if it were admitted now.
+func (c *cache) found(s *sequence) int {
+	return c.tree.match(s.run.scope, s.tokens[:len(s.tokens)-1])
+}
+
+// take reserves cells, all or none, those of sequences that rest if need be.
+func (c *cache) take(n int) bool {
+	if n > c.free+c.tree.idle {
+		return false
+	}
+	for c.free < n {
+		c.evict(n - c.free)
+	}
+	c.free -= n
+	return true
+}
+
+// evict gives up at most n idle cells. It says false when there are none.
+func (c *cache) evict(n int) bool {
+	cuts, freed := c.tree.evict(n)
+	for _, x := range cuts {
+		c.dev.remove(x.id, x.from)
+		if x.gone {
+			c.ids = append(c.ids, x.id)
+		}
+	}
+	c.free += freed
+	return freed > 0
+}
+
+// clear gives up all idle cells. It says false when there were none.
+func (c *cache) clear() bool {
+	had := c.tree.idle > 0
+	for c.evict(math.MaxInt) {
+	}
+	return had
+}
+
+// grow makes sure that a sequence has a cell for its next token.
+func (c *cache) grow(s *sequence) bool {
+	for n := min(s.left()+1, reserve); s.spare == 0 && n > 0; n /= 2 {
+		if c.take(n) {
+			s.spare = n
+		}
+	}
+	return s.spare > 0
+}
+
+// computed notes that a sequence's next token is in its cell.
+func (c *cache) computed(s *sequence, token int32) {
+	c.tree.extend(s.holder, token)
+	s.spare--
+	s.done++
+}
+
+// release takes back all that a sequence holds, and forgets it.
+func (c *cache) release(s *sequence) {
+	c.dev.remove(s.slot, 0)
+	c.free += c.tree.drop(s.holder)
+	c.vacant(s)
+}
+
+// retire takes back a sequence's slot and keeps what it computed for those that begin alike, within the bound.
+func (c *cache) retire(s *sequence) {
+	for len(c.ids) == 0 && c.evict(math.MaxInt) {
+	}
+	if !c.share || c.bound <= 0 || len(c.ids) == 0 {
+		c.release(s)
+		return
+	}
+	c.keep(s, c.ids[len(c.ids)-1])
+	for c.tree.idle > c.bound && c.evict(c.tree.idle-c.bound) {
+	}
+}
+
+// keep moves a sequence's cells to an id of those that rest.
+func (c *cache) keep(s *sequence, id int) {
+	n := s.done
+	before := c.tree.cells
+	switch {
+	case !c.tree.rest(s.holder, id): // all of them are held by others
+		c.free += before - c.tree.cells
+	case c.dev.share(s.slot, id, n):
+		c.ids = c.ids[:len(c.ids)-1]
+	default:
+		c.free += c.tree.drop(s.holder)
+	}
+	c.dev.remove(s.slot, 0)
+	c.vacant(s)
+}
+
+// vacant takes back a slot and what was reserved and not used.
+func (c *cache) vacant(s *sequence) {
+	c.free += s.spare
+	at, _ := slices.BinarySearch(c.slots, s.slot)
+	c.slots = slices.Insert(c.slots, at, s.slot)
+	s.slot, s.spare, s.done, s.holder = -1, 0, 0, nil
+}
+
+// A sequence waits for another to compute what both begin with when that is at least long tokens, of which at least
+// worthwhile are still to come: for less a step's wait does not pay.
+const (
+	long       = 64
+	worthwhile = 16
+)
+
+// coming says that a sequence at work is just computing what s begins with, and that it pays to wait for it: the same
+// tokens computed beside it would slow both. One at work gets on in every step, so the wait ends.
+func (c *cache) coming(s *sequence, running []*sequence) bool {
+	most := 0
+	for _, r := range running {
+		if r.pending() > 1 && r.run.scope == s.run.scope {
+			if n := common(r.tokens[:len(r.tokens)-1], s.tokens[:len(s.tokens)-1]); n > r.done {
+				most = max(most, n)
+			}
+		}
+	}
+	return c.share && !s.alone && most >= long && most-c.found(s) >= worthwhile
+}
