@@ -64,7 +64,7 @@ func (s *Scheduler) Run(ctx context.Context) (err error) {
 	if s.fleet, err = queue.WatchFleet(ctx, s.cfg.Queue.Conn()); err != nil {
 		return err
 	}
-	parts := []func(context.Context) error{s.guardEpoch, s.dispatch}
+	parts := []func(context.Context) error{s.guardEpoch, s.dispatch, s.gauge}
 	if s.cfg.Redis != nil {
 		parts = append(parts, s.webhooks)
 	}
