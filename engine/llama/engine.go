@@ -48,6 +48,9 @@ type Config struct {
 	Threads int
 	// Rows is the most tokens of one native call, at least Slots. 0: 63 on a CPU, 512 on an accelerator.
 	Rows int
+	// StepTarget is how long a step may take that computes a piece of a prompt while others draw: the pause between
+	// their tokens. Less makes it steadier, and the prompt later. 0: 150 ms; negative: Rows is the only bound.
+	StepTarget time.Duration
 	// IdleCells is how many cells are kept of answers that have ended, for requests of the same tenant that begin
 	// alike. Each thousand makes a step some 5 % longer on a small model. 0: the smaller of a quarter of Context and
 	// 2048; negative: none.
@@ -67,6 +70,7 @@ type Engine struct {
 	model    *model
 	loop     *loop
 	work     *scratch
+	shelf    *shelf
 	native   sync.RWMutex // held for reading while the tokenizer may be in use
 	closed   bool
 	closeOne sync.Once
@@ -105,6 +109,7 @@ func (c *Config) setDefaults(accelerated bool) {
 	c.Slots = min(cmp.Or(max(c.Slots, 0), 8), maxSlots)
 	c.Context = cmp.Or(max(c.Context, 0), 8192)
 	c.Rows = max(cmp.Or(max(c.Rows, 0), rows), c.Slots)
+	c.StepTarget = cmp.Or(c.StepTarget, 150*time.Millisecond)
 	c.IdleCells = max(0, cmp.Or(c.IdleCells, min(c.Context/4, 2048)))
 }
 
@@ -117,7 +122,7 @@ func defaultThreads() int {
 }
 
 func start(c Config, m *model, device string) *Engine {
-	e := &Engine{model: m, limit: m.limit(), work: &scratch{}}
+	e := &Engine{model: m, limit: m.limit(), work: &scratch{}, shelf: newShelf(m.vocab)}
 	c.Rows = m.rows
 	e.loop = newLoop(c, m, m.vocab, m.cells, m.branches)
 	e.info = engine.Info{
@@ -146,19 +151,25 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		return nil, context.Cause(ctx)
 	}
 	begun := time.Now()
-	prompt, err := e.prepare(r)
+	job, err := e.prepare(r)
 	if err != nil {
 		return nil, err
 	}
-	u := newRun(ctx, r, prompt, e.limit, emit != nil, e.work)
+	u := newRun(ctx, r, job.prompt, e.limit, emit != nil, e.work)
 	u.begun = begun
+	u.hold(job.grammars)
 	if r.Echo {
 		e.echo(u)
 	}
 	if err := e.loop.submit(u); err != nil {
+		u.free()
 		return nil, err
 	}
-	return u.wait(emit)
+	c, err := u.wait(emit)
+	if err != nil {
+		return nil, err
+	}
+	return c, job.form.validate(u, e.model.vocab.end)
 }
 
 // Close ends all runs and frees the model. It waits for the step under way.
@@ -168,25 +179,40 @@ func (e *Engine) Close() error {
 		e.native.Lock()
 		defer e.native.Unlock()
 		e.closed = true
+		e.shelf.free()
 		e.model.free()
 	})
 	return nil
 }
 
+// prepared is a request that was checked, with all that it needs to run.
+type prepared struct {
+	prompt   []int32
+	form     *form
+	grammars []*grammar // one for each answer; none without a form
+}
+
 // prepare checks a request and makes its prompt's tokens, on the caller's goroutine.
-func (e *Engine) prepare(r *engine.Request) ([]int32, error) {
+func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	e.native.RLock()
 	defer e.native.RUnlock()
 	if e.closed {
-		return nil, errClosed()
+		return p, errClosed()
 	}
-	if err := e.serves(r.Model); err != nil {
-		return nil, err
+	if err = e.serves(r.Model); err != nil {
+		return p, err
 	}
-	if err := check(r, e.model.vocab); err != nil {
-		return nil, err
+	if err = check(r, e.model.vocab); err != nil {
+		return p, err
 	}
-	return e.tokens(r)
+	if p.form, err = formOf(r); err != nil {
+		return p, err
+	}
+	if p.prompt, err = e.tokens(r); err != nil {
+		return p, err
+	}
+	p.grammars, err = e.shelf.copies(p.form, r.Sampling.N)
+	return p, err
 }
 
 // serves compares digests where the request has them, since a name may be an alias.

@@ -33,6 +33,7 @@ type Stats struct {
 	CellsInUse  int // held or reserved by sequences at work
 	CellsIdle   int // kept for those that begin alike
 	Shared      int // tokens that were not computed, since they were in cells
+	Mismatched  int // times that llama.cpp's cells were not what was believed, and all was computed; 0 but for a fault
 	CellsInAll  int
 	SlotsInAll  int
 	Outstanding int // requests taken and not ended
@@ -44,6 +45,7 @@ type loop struct {
 	vocab    *vocab
 	rows     int // most rows of a step
 	noShare  bool
+	pace     pace
 	observe  engine.DecodeObserver
 	cache    *cache
 	cells    int
@@ -64,7 +66,7 @@ type loop struct {
 	stopped  chan struct{}
 }
 
-// newLoop takes Slots, Rows, IdleCells and NoShare from c, and as many cells as dev has.
+// newLoop takes Slots, Rows, StepTarget, IdleCells and NoShare from c, and as many cells as dev has.
 func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 	observe := c.Observe
 	if observe == nil {
@@ -76,7 +78,7 @@ func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 	}
 	return &loop{
 		dev: dev, vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
-		cache: newCache(dev, c.Slots, cells, idle, branches),
+		pace: pace{target: c.StepTarget}, cache: newCache(dev, c.Slots, cells, idle, branches),
 		cells: cells, slots: c.Slots, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 }
@@ -176,11 +178,14 @@ func (l *loop) step() {
 	l.dropCancelled()
 	l.admit()
 	l.provide()
-	rows := plan(l.running, l.rows)
+	ready := drawing(l.running)
+	rows := plan(l.running, l.pace.limit(ready, l.rows))
 	if len(rows) > 0 {
 		l.decode(rows)
 	}
-	l.charge(rows, time.Since(begun))
+	took := time.Since(begun)
+	l.pace.note(len(rows), ready, took)
+	l.charge(rows, took)
 	l.settle()
 	l.show()
 }
@@ -216,6 +221,7 @@ func (l *loop) start(s *sequence) bool {
 		return false
 	}
 	l.stats.Shared += s.done
+	l.stats.Mismatched = l.cache.wrong
 	if u := s.run; !u.started {
 		u.started = true
 		u.usage.CachedTokens = s.done
@@ -373,7 +379,7 @@ func (l *loop) draw(s *sequence, row []float32) {
 	}
 	id, ok := s.sampler.next(row, s.drawn, l.vocab.eog)
 	if !ok {
-		l.end(s.run, engine.Errorf(engine.Internal, "", "", "no token is left to draw: all are banned, or the model computed no numbers"))
+		l.end(s.run, s.sampler.exhausted())
 		return
 	}
 	l.count(s, id)
@@ -478,6 +484,7 @@ func (l *loop) end(u *run, err error) {
 }
 
 func (l *loop) finish(u *run, err error) {
+	u.free()
 	l.stats.Outstanding--
 	l.ended = append(l.ended, ending{u, err})
 }

@@ -20,6 +20,7 @@ type cache struct {
 	free  int   // cells
 	slots []int // free ones, of sequences at work; the highest is taken last
 	ids   []int // free ones, of those that rest
+	wrong int   // times that llama.cpp did not hold what the tree says
 }
 
 func newCache(dev decoder, slots, cells, bound int, share bool) *cache {
@@ -36,33 +37,47 @@ func newCache(dev decoder, slots, cells, bound int, share bool) *cache {
 // admit gives a sequence a slot, the cells of the longest prefix that is there, and room for the rest of what it holds
 // and a first piece of its answer. The last token is always computed, for its logits.
 func (c *cache) admit(s *sequence) bool {
-	if len(c.slots) == 0 {
+	if len(c.slots) == 0 || c.need(s, c.found(s)) > c.free+c.tree.idle {
 		return false
 	}
-	var known []int32
-	if c.share && !s.alone {
-		known = s.tokens[:len(s.tokens)-1]
-	}
-	h, from, n := c.tree.join(c.slots[0], s.run.scope, known)
-	need := len(s.tokens) - n + min(s.left(), reserve)
-	if !c.take(need) {
-		c.free += c.tree.drop(h)
-		return false
-	}
-	s.holder, s.spare, s.done = h, need, n
-	s.slot, c.slots = c.slots[0], c.slots[1:]
-	if n > 0 && !c.dev.share(from, s.slot, n) {
+	c.join(s)
+	need := c.need(s, s.done)
+	if !c.take(need) { // what it shares is idle no more
 		c.release(s)
-		s.alone = true // llama.cpp does not hold what the book says
-		return c.admit(s)
+		return false
 	}
+	s.spare = need
 	return true
 }
 
-// found is how many of a sequence's tokens would be shared if it were admitted now.
-func (c *cache) found(s *sequence) int {
-	return c.tree.match(s.run.scope, s.tokens[:len(s.tokens)-1])
+func (c *cache) need(s *sequence, shared int) int {
+	return len(s.tokens) - shared + min(s.left(), reserve)
 }
+
+// join gives a sequence the next slot with the cells that it shares, before any are evicted to make room for others.
+func (c *cache) join(s *sequence) {
+	h, from, n := c.tree.join(c.slots[0], s.run.scope, s.tokens[:c.known(s)])
+	s.holder, s.done = h, n
+	s.slot, c.slots = c.slots[0], c.slots[1:]
+	if n == 0 || c.dev.share(from, s.slot, n) {
+		return
+	}
+	c.release(s)
+	s.alone = true
+	c.wrong++
+	c.join(s)
+}
+
+// known is how many of a sequence's tokens it may share.
+func (c *cache) known(s *sequence) int {
+	if !c.share || s.alone {
+		return 0
+	}
+	return len(s.tokens) - 1
+}
+
+// found is how many of a sequence's tokens would be shared if it were admitted now.
+func (c *cache) found(s *sequence) int { return c.tree.match(s.run.scope, s.tokens[:c.known(s)]) }
 
 // take reserves cells, all or none, those of sequences that rest if need be.
 func (c *cache) take(n int) bool {
@@ -130,8 +145,6 @@ func (c *cache) retire(s *sequence) {
 		return
 	}
 	c.keep(s, c.ids[len(c.ids)-1])
-	for c.tree.idle > c.bound && c.evict(c.tree.idle-c.bound) {
-	}
 }
 
 // keep moves a sequence's cells to an id of those that rest.
@@ -150,12 +163,15 @@ func (c *cache) keep(s *sequence, id int) {
 	c.vacant(s)
 }
 
-// vacant takes back a slot and what was reserved and not used.
+// vacant takes back a slot and what was reserved and not used. Now cells may be idle that a sequence which rests shared
+// with it: the bound holds for these too.
 func (c *cache) vacant(s *sequence) {
 	c.free += s.spare
 	at, _ := slices.BinarySearch(c.slots, s.slot)
 	c.slots = slices.Insert(c.slots, at, s.slot)
 	s.slot, s.spare, s.done, s.holder = -1, 0, 0, nil
+	for c.tree.idle > c.bound && c.evict(c.tree.idle-c.bound) {
+	}
 }
 
 // A sequence waits for another to compute what both begin with when that is at least long tokens, of which at least

@@ -1,0 +1,116 @@
+package llama
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"lorry/engine"
+)
+
+// workload is 32 requests for 32 tokens each, of prompts of 200 tokens and a few.
+type workload func(i int) []int32
+
+// words is n tokens that differ by seed from the first on, all of them ordinary ones.
+func words(e *Engine, seed, n int) []int32 {
+	ids := make([]int32, n)
+	for i := range ids {
+		ids[i] = int32(1000 + (seed*7919+i*104729)%(e.model.vocab.size-2000))
+	}
+	return ids
+}
+
+// serve runs n requests, all submitted at once.
+func serve(b *testing.B, e *Engine, n, tokens int, prompt workload) {
+	var wg sync.WaitGroup
+	for i := range n {
+		r := ask("", tokens)
+		r.Tokens, r.Sampling.IgnoreEOS = prompt(i), true
+		wg.Go(func() {
+			if _, err := e.Run(context.Background(), r, nil); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// BenchmarkPrefix shows what sharing brings where prompts begin alike, and what its book costs where they do not.
+func BenchmarkPrefix(b *testing.B) {
+	const requests, tokens = 32, 32
+	round := 0
+	for _, work := range []struct {
+		name   string
+		groups int
+	}{{"shared", 1}, {"8groups", 8}, {"unique", requests}} {
+		for _, off := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s/noshare=%v", work.name, off), func(b *testing.B) {
+				c := config(b)
+				c.Context, c.NoShare = 8192, off
+				e := open(b, c)
+				for b.Loop() {
+					round++
+					serve(b, e, requests, tokens, func(i int) []int32 {
+						return append(words(e, round*100+i%work.groups, 200), words(e, i, 8)...)
+					})
+				}
+				s := e.Stats()
+				b.ReportMetric(float64(b.N*requests*tokens)/b.Elapsed().Seconds(), "tokens/s")
+				b.ReportMetric(float64(s.Rows-s.Drawn)/float64(b.N*requests*208), "prefilled")
+			})
+		}
+	}
+}
+
+// BenchmarkPause is how long an answer pauses at most between two tokens while a prompt of 1,500 tokens is computed.
+func BenchmarkPause(b *testing.B) {
+	for _, target := range []time.Duration{-1, 0} {
+		b.Run(fmt.Sprint("target=", target), func(b *testing.B) {
+			c := config(b)
+			c.Context, c.StepTarget = 8192, target
+			e := open(b, c)
+			for b.Loop() {
+				worst, took := pause(b, e)
+				b.ReportMetric(float64(worst.Milliseconds()), "ms/worst")
+				b.ReportMetric(took.Seconds(), "s/prompt")
+			}
+		})
+	}
+}
+
+// pause has four answers made, one of them watched, while a long prompt is computed.
+func pause(b *testing.B, e *Engine) (worst, took time.Duration) {
+	ctx, cancel := context.WithCancel(b.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	begun := make(chan struct{})
+	var mu sync.Mutex
+	var last time.Time
+	for i := range 4 {
+		r := ask("", 1000)
+		r.Tokens, r.Sampling.IgnoreEOS = words(e, 77+i, 5), true
+		emit := func(engine.Chunk) {
+			mu.Lock()
+			defer mu.Unlock()
+			if last.IsZero() {
+				close(begun)
+			} else {
+				worst = max(worst, time.Since(last))
+			}
+			last = time.Now()
+		}
+		if i > 0 {
+			emit = func(engine.Chunk) {}
+		}
+		wg.Go(func() { e.Run(ctx, r, emit) })
+	}
+	<-begun
+	start := time.Now()
+	serve(b, e, 1, 1, func(int) []int32 { return words(e, 5, 1500) })
+	mu.Lock()
+	defer mu.Unlock()
+	return worst, time.Since(start)
+}
