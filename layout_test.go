@@ -16,7 +16,8 @@ import (
 // A folder X/…test is a suite or a helper for tests: it may import X and what X may, and any test may use it.
 var layout = map[string][]string{
 	"engine":           {},
-	"engine/llama":     {"engine"},
+	"engine/gbnf":      {},
+	"engine/llama":     {"engine", "engine/gbnf"},
 	"engine/remote":    {"engine"},
 	"engine/echo":      {"engine"},
 	"engine/child":     {"engine"},
