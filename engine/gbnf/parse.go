@@ -125,7 +125,8 @@ func (r *reader) grammar() {
 }
 
 func (r *reader) rule() {
-	def := &rule{pos: r.pos, name: r.name()}
+	def := &rule{pos: r.pos}
+	def.name = r.name()
 	r.space(false)
 	if !strings.HasPrefix(r.text[r.pos:], "::=") {
 		r.fail(r.pos, "::= is missing after %s", def.name)

@@ -39,7 +39,7 @@ func NewValidator(schema json.RawMessage) (*Validator, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("gbnf: compile schema: %w", err)
+		return nil, fmt.Errorf("gbnf: compile schema: %s", firstCause(err))
 	}
 	return &Validator{s}, nil
 }
@@ -105,6 +105,9 @@ func Validate(schema json.RawMessage, answer string) error {
 
 // firstCause is the first leaf of a tree of errors: where, and what.
 func firstCause(err error) string {
+	if s, ok := errors.AsType[*jsonschema.SchemaValidationError](err); ok {
+		err = s.Err
+	}
 	e, ok := errors.AsType[*jsonschema.ValidationError](err)
 	if !ok {
 		return err.Error()

@@ -52,6 +52,9 @@ func decode(text []byte, size, nesting int) (*value, error) {
 	d := &decoder{json.NewDecoder(bytes.NewReader(text)), nesting}
 	d.UseNumber()
 	v, err := d.value(0)
+	if errors.Is(err, io.EOF) {
+		return nil, io.ErrUnexpectedEOF
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -63,9 +66,6 @@ func decode(text []byte, size, nesting int) (*value, error) {
 
 func (d *decoder) value(depth int) (*value, error) {
 	t, err := d.Token()
-	if errors.Is(err, io.EOF) {
-		return nil, io.ErrUnexpectedEOF
-	}
 	if err != nil {
 		return nil, err
 	}
