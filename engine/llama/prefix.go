@@ -17,14 +17,18 @@ type cache struct {
 	tree  *tree
 	share bool  // the model can share a part of a sequence
 	bound int   // idle cells kept
+	fresh int   // of these, how many that have not been shared yet
 	free  int   // cells
 	slots []int // free ones, of sequences at work; the highest is taken last
 	ids   []int // free ones, of those that rest
 	wrong int   // times that llama.cpp did not hold what the tree says
 }
 
+// leastFresh cells are kept even if none was ever shared. It takes as many to find out that prompts begin alike.
+const leastFresh = 64
+
 func newCache(dev decoder, slots, cells, bound int, share bool) *cache {
-	c := &cache{dev: dev, tree: newTree(), share: share, bound: bound, free: cells}
+	c := &cache{dev: dev, tree: newTree(), share: share, bound: bound, fresh: bound / 4, free: cells}
 	for i := range slots {
 		c.slots = append(c.slots, i)
 	}
@@ -56,7 +60,11 @@ func (c *cache) need(s *sequence, shared int) int {
 
 // join gives a sequence the next slot with the cells that it shares, before any are evicted to make room for others.
 func (c *cache) join(s *sequence) {
+	won := c.tree.won
 	h, from, n := c.tree.join(c.slots[0], s.run.scope, s.tokens[:c.known(s)])
+	if c.tree.won > won {
+		c.fresh = min(2*c.fresh, c.bound) // more would have been found, had there been more
+	}
 	s.holder, s.done = h, n
 	s.slot, c.slots = c.slots[0], c.slots[1:]
 	if n == 0 || c.dev.share(from, s.slot, n) {
@@ -91,9 +99,9 @@ func (c *cache) take(n int) bool {
 	return true
 }
 
-// evict gives up at most n idle cells. It says false when there are none.
+// evict gives up at most n idle cells, fresh ones before all. It says false when there are none.
 func (c *cache) evict(n int) bool {
-	cuts, freed := c.tree.evict(n)
+	cuts, freed := c.tree.evict(n, c.tree.fresh > 0)
 	for _, x := range cuts {
 		c.dev.remove(x.id, x.from)
 		if x.gone {
@@ -170,7 +178,20 @@ func (c *cache) vacant(s *sequence) {
 	at, _ := slices.BinarySearch(c.slots, s.slot)
 	c.slots = slices.Insert(c.slots, at, s.slot)
 	s.slot, s.spare, s.done, s.holder = -1, 0, 0, nil
+	c.bind()
+}
+
+// bind gives up the idle cells that are too many. All of them slow every step, by a tenth for each 500 here, so those
+// that nobody has shared must earn their place: the bound for these falls while they are given up unused, and doubles
+// whenever one is shared.
+func (c *cache) bind() {
 	for c.tree.idle > c.bound && c.evict(c.tree.idle-c.bound) {
+	}
+	over := c.tree.fresh - c.fresh
+	for c.tree.fresh > c.fresh && c.evict(c.tree.fresh-c.fresh) {
+	}
+	if over > 0 {
+		c.fresh = min(c.bound, max(leastFresh, c.fresh-over/8))
 	}
 }
 

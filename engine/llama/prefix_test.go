@@ -169,12 +169,13 @@ func TestNextTurn(t *testing.T) {
 // TestIdleCellsGiveWay wants a request that needs all cells neither to wait nor to preempt for what only rests.
 func TestIdleCellsGiveWay(t *testing.T) {
 	s := newStand(t, Config{Slots: 4, Rows: 63, IdleCells: 400}, 500, nil)
-	for i := range int32(6) {
+	s.cache.fresh = 400
+	for i := range int32(4) {
 		s.ask(t.Context(), "a", 10, 1, prompt(i, 80))
 		s.finish()
 	}
-	if got := s.read().CellsIdle; got != 400 {
-		t.Errorf("%d cells rest, want as many as may", got)
+	if got := s.read().CellsIdle; got != 4*89 {
+		t.Errorf("%d cells rest, want all", got)
 	}
 	u := s.ask(t.Context(), "b", 50, 1, prompt(50, 440))
 	s.once()
@@ -185,6 +186,34 @@ func TestIdleCellsGiveWay(t *testing.T) {
 	s.wants(u, 50)
 	if got := s.read(); got.Preempted != 0 || got.CellsInUse != 0 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestCellsEarnTheirPlace wants prompts without anything in common to leave next to nothing behind, since it would slow
+// all others, and prompts of a kind to be found again soon.
+func TestCellsEarnTheirPlace(t *testing.T) {
+	s := newStand(t, Config{Slots: 4, Rows: 63, IdleCells: 1000}, 4000, nil)
+	cached := func(kind int32) int {
+		u := s.ask(t.Context(), "a", 5, 1, prompt(kind, 300, kind))
+		s.finish()
+		return u.usage.CachedTokens
+	}
+	for i := range int32(30) {
+		cached(i)
+	}
+	if got := s.read().CellsIdle; got > leastFresh {
+		t.Errorf("%d cells rest of prompts that nobody shares", got)
+	}
+	want := 0
+	for i := range 5 {
+		got := cached(99)
+		if got < min(want, 300) {
+			t.Errorf("%d tokens of a prompt were found at its use %d, want %d", got, i+1, want)
+		}
+		want = max(leastFresh, 2*want)
+	}
+	if got := s.read().CellsIdle; got < 300 {
+		t.Errorf("%d cells rest of a prompt that all share", got)
 	}
 }
 

@@ -22,6 +22,8 @@ type tree struct {
 	roots map[scope]*node
 	cells int    // of all nodes
 	idle  int    // of nodes that no sequence at work holds
+	fresh int    // of idle, those that have never been shared
+	won   int    // fresh ones that came to be shared, since ever
 	now   uint64 // counts uses
 }
 
@@ -31,6 +33,7 @@ type node struct {
 	ends     []*holder // whose last cell is the node's last
 	tokens   []int32
 	live     int    // holders at work, of this node and those below
+	proven   bool   // it has been shared, and so have those above
 	used     uint64 // when last
 }
 
@@ -114,12 +117,24 @@ func (t *tree) join(id int, s scope, tokens []int32) (h *holder, from, n int) {
 	t.now++
 	for x := at; x != nil; x = x.parent {
 		if x.live == 0 {
-			t.idle -= len(x.tokens)
+			t.rests(x, -len(x.tokens))
+			if !x.proven {
+				t.won += len(x.tokens)
+			}
 		}
 		x.live++
-		x.used = t.now
+		x.used, x.proven = t.now, true
+		x.merge()
 	}
 	return h, from, n
+}
+
+// rests counts n more cells of a node as idle.
+func (t *tree) rests(x *node, n int) {
+	t.idle += n
+	if !x.proven {
+		t.fresh += n
+	}
 }
 
 // any is a holder of the node's cells.
@@ -132,7 +147,7 @@ func (n *node) any() *holder {
 
 // split makes the first k tokens of a node a node of its own, above it.
 func (n *node) split(k int) *node {
-	up := &node{parent: n.parent, children: []*node{n}, tokens: slices.Clone(n.tokens[:k]), live: n.live, used: n.used}
+	up := &node{parent: n.parent, children: []*node{n}, tokens: slices.Clone(n.tokens[:k]), live: n.live, proven: n.proven, used: n.used}
 	n.parent.children[slices.Index(n.parent.children, n)] = up
 	n.parent, n.tokens = up, n.tokens[k:]
 	return up
@@ -169,7 +184,7 @@ func (t *tree) leave(h *holder) {
 	h.live = false
 	for x := h.end; x != nil; x = x.parent {
 		if x.live--; x.live == 0 {
-			t.idle += len(x.tokens)
+			t.rests(x, len(x.tokens))
 		}
 		x.used = t.now
 	}
@@ -187,11 +202,11 @@ func (t *tree) drop(h *holder) (freed int) {
 	return before - t.cells
 }
 
-// prune removes nodes that nobody holds, from n upward, and joins the last one with its only child.
+// prune removes nodes that nobody holds, from n upward.
 func (t *tree) prune(n *node, s scope) {
 	for len(n.ends) == 0 && len(n.children) == 0 {
 		t.cells -= len(n.tokens)
-		t.idle -= len(n.tokens) // nobody at work holds it
+		t.rests(n, -len(n.tokens))
 		up := n.parent
 		if up == nil {
 			delete(t.roots, s)
@@ -200,13 +215,14 @@ func (t *tree) prune(n *node, s scope) {
 		up.children = without(up.children, n)
 		n = up
 	}
-	if n.parent != nil && len(n.ends) == 0 && len(n.children) == 1 {
-		n.merge()
-	}
+	n.merge()
 }
 
-// merge joins a node with its only child.
+// merge joins a node with its only child, where nothing tells them apart.
 func (n *node) merge() {
+	if n.parent == nil || len(n.ends) > 0 || len(n.children) != 1 || n.proven != n.children[0].proven {
+		return
+	}
 	c := n.children[0]
 	c.tokens = slices.Concat(n.tokens, c.tokens)
 	c.used = max(c.used, n.used)
@@ -214,12 +230,13 @@ func (n *node) merge() {
 	n.parent.children[slices.Index(n.parent.children, n)] = c
 }
 
-// evict gives up at most n idle cells: from the end of the branch that was not used for the longest time.
-func (t *tree) evict(n int) (cuts []cut, freed int) {
+// evict gives up at most n idle cells, or only fresh ones: from the end of the branch that was not used for the longest
+// time.
+func (t *tree) evict(n int, fresh bool) (cuts []cut, freed int) {
 	var leaf *node
 	var s scope
 	for k, r := range t.roots {
-		if x := r.stalest(); x != nil && (leaf == nil || x.used < leaf.used) {
+		if x := r.stalest(fresh); x != nil && (leaf == nil || x.used < leaf.used) {
 			leaf, s = x, k
 		}
 	}
@@ -233,16 +250,16 @@ func (t *tree) evict(n int) (cuts []cut, freed int) {
 }
 
 // stalest is the idle leaf below n that was not used for the longest time; nil if there is none.
-func (n *node) stalest() (leaf *node) {
+func (n *node) stalest(fresh bool) (leaf *node) {
 	if len(n.children) == 0 {
-		if n.live > 0 || n.parent == nil {
+		if n.live > 0 || n.parent == nil || fresh && n.proven {
 			return nil
 		}
 		return n
 	}
 	oldest := uint64(math.MaxUint64)
 	for _, c := range n.children {
-		if x := c.stalest(); x != nil && x.used < oldest {
+		if x := c.stalest(fresh); x != nil && x.used < oldest {
 			leaf, oldest = x, x.used
 		}
 	}
@@ -252,7 +269,7 @@ func (n *node) stalest() (leaf *node) {
 // shorten leaves an idle leaf its first tokens.
 func (t *tree) shorten(leaf *node, keep int) (cuts []cut) {
 	t.cells -= len(leaf.tokens) - keep
-	t.idle -= len(leaf.tokens) - keep
+	t.rests(leaf, keep-len(leaf.tokens))
 	leaf.tokens = leaf.tokens[:keep]
 	for _, h := range leaf.ends {
 		cuts = append(cuts, cut{id: h.id, from: leaf.depth()})

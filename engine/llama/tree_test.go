@@ -64,9 +64,24 @@ func (s *shadow) check(t *rapid.T) {
 	if s.cells != all || s.tree.idle != all-atWork {
 		t.Fatalf("counts %d cells, %d idle; there are %d, %d at work", s.cells, s.tree.idle, all, atWork)
 	}
+	fresh := 0
 	for _, r := range s.roots {
 		r.check(t)
+		fresh += r.fresh()
 	}
+	if fresh != s.fresh {
+		t.Fatalf("counts %d fresh cells, there are %d", s.fresh, fresh)
+	}
+}
+
+func (n *node) fresh() (cells int) {
+	if n.live == 0 && !n.proven {
+		cells = len(n.tokens)
+	}
+	for _, c := range n.children {
+		cells += c.fresh()
+	}
+	return cells
 }
 
 // check wants a node's links to agree, and no node without a use.
@@ -84,10 +99,13 @@ func (n *node) check(t *rapid.T) {
 		if c.parent != n || len(c.tokens) == 0 {
 			t.Fatalf("a child of %v is %+v", n.tokens, c)
 		}
+		if c.proven && n.parent != nil && !n.proven {
+			t.Fatalf("node %v is proven, the one above is not", c.tokens)
+		}
 		live += c.live
 		c.check(t)
 	}
-	if live != n.live || n.parent != nil && len(n.ends) == 0 && len(n.children) < 2 {
+	if live != n.live || n.parent != nil && len(n.ends) == 0 && len(n.children) < 2 && (len(n.children) == 0 || n.proven == n.children[0].proven) {
 		t.Fatalf("node %v has %d holders at work by its count and %d in truth, %d children", n.tokens, n.live, live, len(n.children))
 	}
 }
@@ -176,7 +194,11 @@ func (s *shadow) drop(t *rapid.T) {
 func (s *shadow) evict(t *rapid.T) {
 	n := rapid.IntRange(1, 20).Draw(t, "cells")
 	before, idle := s.unique(func(int) bool { return true }), s.tree.idle
-	cuts, freed := s.tree.evict(n)
+	fresh := rapid.Bool().Draw(t, "fresh")
+	if fresh {
+		idle = s.tree.fresh
+	}
+	cuts, freed := s.tree.evict(n, fresh)
 	s.apply(t, cuts)
 	if got := before - s.unique(func(int) bool { return true }); got != freed || freed > n || freed == 0 && idle > 0 {
 		t.Fatalf("says that it freed %d of %d idle cells, wanted %d: it freed %d", freed, idle, n, got)
@@ -193,9 +215,9 @@ func TestTree(t *testing.T) {
 		for _, h := range s.live {
 			s.tree.drop(h)
 		}
-		for _, freed := s.tree.evict(1000); freed > 0; _, freed = s.tree.evict(1000) {
+		for _, freed := s.tree.evict(1000, false); freed > 0; _, freed = s.tree.evict(1000, false) {
 		}
-		if s.cells != 0 || s.tree.idle != 0 || len(s.roots) != 0 {
+		if s.cells != 0 || s.tree.idle != 0 || s.tree.fresh != 0 || len(s.roots) != 0 {
 			t.Fatalf("at the end %d cells are held, %d idle, under %d roots", s.cells, s.tree.idle, len(s.roots))
 		}
 	})
@@ -214,7 +236,7 @@ func TestTreeForgetsTheStalest(t *testing.T) {
 		b.rest(h, 100+int(i))
 	}
 	for b.idle > 10 {
-		b.evict(b.idle - 10)
+		b.evict(b.idle-10, false)
 	}
 	if got := b.match(of, shared); got != 8 {
 		t.Errorf("%d of the shared tokens are left, want all", got)
