@@ -5,10 +5,15 @@
 // bounded, nobody waits for another's long prompt, and sequences join and leave at any step. Tokens are drawn in Go,
 // by a generator without state, so an answer does not depend on its neighbours, nor on being preempted half-way.
 //
+// Prompts of one tenant and adapter that begin alike share the KV cells of their beginning: with sequences at work, and
+// with what is kept of those that have ended (tree, cache). A request whose beginning another is computing waits for it.
+// Kept cells slow every step, so only those that were shared are kept for long. Whatever the book says, llama.cpp's own
+// positions are compared before any cell is shared.
+//
 // On a CPU a call holds at most 63 rows, because llama.cpp's attention takes another path from 64 on. With that, and
 // with one thread, an answer's logits are the same to the last bit alone and in a batch, until a sequence leaves: its
 // cells go to others, out of order, and llama.cpp adds up in the order of cells. From then on the last bits differ, and
-// with quantized weights the logits do by some hundredths.
+// with quantized weights the logits do by some hundredths; so they do on a beginning that another computed.
 //
 // llama.cpp is C++: it ends the process where it asserts, and reads memory where a file or an argument misleads it. So
 // every id, index and count is checked here first, and the package belongs into a process of its own (cmd/lorry-engine).

@@ -92,8 +92,7 @@ func (c *cache) take(n int) bool {
 	if n > c.free+c.tree.idle {
 		return false
 	}
-	for c.free < n {
-		c.evict(n - c.free)
+	for c.free < n && c.evict(n-c.free) {
 	}
 	c.free -= n
 	return true
@@ -205,6 +204,9 @@ const (
 // coming says that a sequence at work is just computing what s begins with, and that it pays to wait for it: the same
 // tokens computed beside it would slow both. One at work gets on in every step, so the wait ends.
 func (c *cache) coming(s *sequence, running []*sequence) bool {
+	if c.known(s) < long {
+		return false
+	}
 	most := 0
 	for _, r := range running {
 		if r.pending() > 1 && r.run.scope == s.run.scope {
@@ -213,5 +215,5 @@ func (c *cache) coming(s *sequence, running []*sequence) bool {
 			}
 		}
 	}
-	return c.share && !s.alone && most >= long && most-c.found(s) >= worthwhile
+	return most >= long && most-c.found(s) >= worthwhile
 }
