@@ -59,6 +59,8 @@ type Config struct {
 	RedisCert string `yaml:"redis_cert" env:"REDIS_CERT" for:"up producer worker scheduler dashboard" doc:"PEM file of our certificate towards Redis"`
 	RedisKey  string `yaml:"redis_key" env:"REDIS_KEY" for:"up producer worker scheduler dashboard" doc:"PEM file of that certificate's key"`
 
+	Blobs string `yaml:"blobs" env:"BLOBS" for:"up producer scheduler" doc:"where files' bytes are: folder (blobs/ of the data folder) or jetstream (an object store of NATS); empty: folder, or jetstream when --nats names servers"`
+
 	MaxBody       Size          `yaml:"max_body" env:"MAX_BODY" for:"up producer" doc:"longest request body; past it clients get 413"`
 	TenantWaiting int           `yaml:"tenant_waiting" env:"TENANT_WAITING" for:"up producer" doc:"requests of one tenant that may wait for their answers; past them clients get 429; 0: the producer's default"`
 	CacheBytes    Size          `yaml:"cache_bytes" env:"CACHE_BYTES" for:"up producer worker scheduler dashboard" doc:"answers kept for repeats, a tenant; 0: the store's default"`
@@ -395,6 +397,8 @@ func (c *Config) check() error {
 		return errors.New("grace, cache_ttl, result_ttl and echo_delay can't be negative")
 	case (c.NATSCert == "") != (c.NATSKey == "") || (c.RedisCert == "") != (c.RedisKey == ""):
 		return errors.New("a client certificate needs both its files: …_cert and …_key")
+	case !slices.Contains([]string{"", "folder", "jetstream"}, c.Blobs):
+		return fmt.Errorf("blobs: %q is none of folder and jetstream", c.Blobs)
 	case !slices.Contains([]string{"auto", "console", "json"}, c.LogFormat):
 		return fmt.Errorf("log_format: %q is none of auto, console and json", c.LogFormat)
 	}
@@ -431,6 +435,11 @@ func (c *Config) syncEvery() (time.Duration, error) {
 		return 0, fmt.Errorf("sync: %q is neither always nor a duration, as 2m", c.Sync)
 	}
 	return d, nil
+}
+
+// blobsInFolder says whether files' bytes are in the data folder: where all roles share one.
+func (c *Config) blobsInFolder() bool {
+	return c.Blobs == "folder" || c.Blobs == "" && c.NATS == ""
 }
 
 // loopback says whether only this machine can reach the listener.

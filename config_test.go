@@ -116,6 +116,7 @@ func TestSettingsRefused(t *testing.T) {
 		"replicas":              {flags: map[string]string{"replicas": "2"}, want: "none of 1, 3 and 5"},
 		"negative":              {flags: map[string]string{"slots": "-1"}, want: "can't be negative"},
 		"half a certificate":    {env: []string{"LORRY_NATS_CERT=c.pem"}, want: "needs both its files"},
+		"blobs":                 {flags: map[string]string{"blobs": "s3"}, want: `blobs: "s3" is none of folder and jetstream`},
 		"log level":             {env: []string{"LORRY_LOG_LEVEL=loud"}, want: "log_level"},
 		"sync":                  {flags: map[string]string{"sync": "never"}, want: "neither always nor a duration"},
 		"redis":                 {env: []string{"LORRY_REDIS=mysql://h"}, want: "none of redis, rediss"},

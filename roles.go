@@ -24,9 +24,12 @@ import (
 )
 
 // startProducer adds the API to the crew. ready is a further condition of /readyz.
-func (s *stores) startProducer(c *crew, cfg *Config, sealer *webhook.Sealer, ready func(context.Context) error) (http.Handler, error) {
+func (s *stores) startProducer(ctx context.Context, c *crew, cfg *Config, sealer *webhook.Sealer, ready func(context.Context) error) (http.Handler, error) {
+	if err := s.openFiles(ctx, c, cfg); err != nil {
+		return nil, err
+	}
 	p, err := producer.New(producer.Config{
-		Queue: s.queue, Results: s.results, Registry: s.registry, Access: s.access, Sealer: sealer, Log: s.log,
+		Queue: s.queue, Results: s.results, Registry: s.registry, Access: s.access, Files: s.files, Sealer: sealer, Log: s.log,
 		MaxBody: int64(cfg.MaxBody), TenantWaiting: cfg.TenantWaiting, Grace: cfg.Grace, WebhookAllow: []netip.Prefix(cfg.WebhookAllow),
 		Ready: ready, NoMetrics: !cfg.Metrics,
 	})
@@ -98,9 +101,12 @@ func (s *stores) register(ctx context.Context, e *opened) error {
 }
 
 // startScheduler adds the scheduler to the crew. instance is empty, or a name that no other process has at the same moment.
-func (s *stores) startScheduler(c *crew, cfg *Config, sealer *webhook.Sealer, instance string) error {
+func (s *stores) startScheduler(ctx context.Context, c *crew, cfg *Config, sealer *webhook.Sealer, instance string) error {
+	if err := s.openFiles(ctx, c, cfg); err != nil {
+		return err
+	}
 	sc, err := scheduler.New(scheduler.Config{Queue: s.queue, Results: s.results, Redis: s.redisAt.asynq(), Sealer: sealer,
-		WebhookAllow: []netip.Prefix(cfg.WebhookAllow), Access: s.access, Instance: instance, Log: s.log})
+		WebhookAllow: []netip.Prefix(cfg.WebhookAllow), Access: s.access, Files: s.files, Instance: instance, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -229,7 +235,7 @@ func newProducer() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if api, err = s.startProducer(c, cfg, sealer, nil); err != nil {
+			if api, err = s.startProducer(ctx, c, cfg, sealer, nil); err != nil {
 				return err
 			}
 			web.open()
@@ -264,7 +270,7 @@ func newScheduler() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.startScheduler(c, cfg, sealer, "")
+			return s.startScheduler(ctx, c, cfg, sealer, "")
 		})
 }
 

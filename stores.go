@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/redis/go-redis/v9"
 
 	"lorry/access"
+	"lorry/batch"
+	"lorry/blob"
 	"lorry/queue"
 	"lorry/registry"
 	"lorry/result"
@@ -26,6 +29,8 @@ type stores struct {
 	access   *access.Store
 	registry *registry.Registry
 	fleet    *queue.Fleet
+	blobs    blob.Store
+	files    *batch.Files
 	log      logger
 }
 
@@ -54,6 +59,26 @@ func openStores(ctx context.Context, c *Config, at places, role string, open boo
 	s.access = access.New(access.Config{JS: s.queue.JS(), Replicas: c.Replicas, Open: open, Log: log})
 	s.registry = registry.New(registry.Config{JS: s.queue.JS(), Replicas: c.Replicas, Log: log})
 	return s, nil
+}
+
+// openFiles opens what keeps files' bytes, for the roles that need it.
+func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
+	if cfg.blobsInFolder() {
+		d, err := blob.OpenDir(blob.DirConfig{Dir: filepath.Join(cfg.Data, "blobs")})
+		if err != nil {
+			return err
+		}
+		c.closer("blobs", func() { _ = d.Close() })
+		s.blobs = d
+	} else {
+		o := blob.NewObjects(blob.ObjectsConfig{JS: s.queue.JS(), Replicas: cfg.Replicas})
+		if err := o.Setup(ctx); err != nil {
+			return err
+		}
+		s.blobs = o
+	}
+	s.files = batch.NewFiles(batch.FilesConfig{JS: s.queue.JS(), Blobs: s.blobs, Replicas: cfg.Replicas, Log: s.log})
+	return s.files.Setup(ctx)
 }
 
 func (s *stores) close() {

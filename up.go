@@ -85,7 +85,7 @@ func compose(ctx context.Context, c *crew, cfg *Config, log logger) (url string,
 	if err != nil {
 		return "", err
 	}
-	if err := back.startScheduler(c, cfg, sealer, upInstance(cfg)); err != nil {
+	if err := back.startScheduler(ctx, c, cfg, sealer, upInstance(cfg)); err != nil {
 		return "", err
 	}
 	if err := startWorkers(ctx, c, cfg, run.places, log); err != nil {
@@ -99,7 +99,7 @@ func compose(ctx context.Context, c *crew, cfg *Config, log logger) (url string,
 	if pages, err = front.startDashboard(c); err != nil {
 		return "", err
 	}
-	if api, err = front.startProducer(c, cfg, sealer, front.workerThere); err != nil {
+	if api, err = front.startProducer(ctx, c, cfg, sealer, front.workerThere); err != nil {
 		return "", err
 	}
 	web.open()

@@ -112,18 +112,22 @@ func readFilter(r *http.Request) (f result.Filter, err error) {
 	if f.State != "" && !slices.Contains(states, f.State) {
 		return f, refuse(codeValue, "status", "Invalid value: '%s'. Supported values for 'status' are: 'queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired'.", clip(string(f.State)))
 	}
-	if !q.Has("limit") {
-		return f, nil
+	if q.Has("limit") {
+		f.Limit, err = wholeNumber("limit", q.Get("limit"), 1, maxLimit)
 	}
-	n, err := strconv.Atoi(q.Get("limit"))
+	return f, err
+}
+
+// wholeNumber reads a number within bounds, and refuses others in OpenAI's words.
+func wholeNumber(param, text string, least, most int) (int, error) {
+	n, err := strconv.Atoi(text)
 	switch {
 	case errors.Is(err, strconv.ErrSyntax):
-		return f, refuse(codeType, "limit", "Invalid type for 'limit': expected an integer, but got '%s' instead.", clip(q.Get("limit")))
-	case n < 1:
-		return f, refuse("integer_below_min_value", "limit", "Invalid 'limit': integer below minimum value. Expected a value >= 1, but got %d instead.", n)
-	case n > maxLimit:
-		return f, refuse("integer_above_max_value", "limit", "Invalid 'limit': integer above maximum value. Expected a value <= %d, but got %d instead.", maxLimit, n)
+		return 0, refuse(codeType, param, "Invalid type for '%s': expected an integer, but got '%s' instead.", param, clip(text))
+	case n < least:
+		return 0, refuse("integer_below_min_value", param, "Invalid '%s': integer below minimum value. Expected a value >= %d, but got %d instead.", param, least, n)
+	case n > most:
+		return 0, refuse("integer_above_max_value", param, "Invalid '%s': integer above maximum value. Expected a value <= %d, but got %d instead.", param, most, n)
 	}
-	f.Limit = n
-	return f, nil
+	return n, nil
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"lorry/access"
+	"lorry/batch"
 	"lorry/queue"
 	"lorry/registry"
 	"lorry/result"
@@ -38,11 +39,13 @@ type Config struct {
 	Results  *result.Store
 	Registry *registry.Registry
 	Access   *access.Store
+	// Files are what POST /v1/files keeps. Nil: the server has no files.
+	Files *batch.Files
 	// Sealer seals webhooks' own secrets. Nil keeps them as they are.
 	Sealer *webhook.Sealer
 	Log    zerolog.Logger
 
-	// MaxBody bounds a request's body in bytes; past it clients get 413. 0: 1 MiB, what a message of NATS may carry.
+	// MaxBody bounds a request's body in bytes (uploads have bounds of their own); past it clients get 413. 0: 1 MiB, what a message of NATS may carry.
 	MaxBody int64
 	// MaxN bounds the answers of one request. 0: 8.
 	MaxN int

@@ -42,10 +42,25 @@ func (s *Server) routes() http.Handler {
 	} {
 		mux.Handle(pattern, s.answer(h))
 	}
+	if s.cfg.Files != nil {
+		s.fileRoutes(mux)
+	}
 	if !s.cfg.NoMetrics {
 		mux.Handle("GET /metrics", promhttp.Handler())
 	}
 	return s.observe(jsonErrors(mux))
+}
+
+func (s *Server) fileRoutes(mux *http.ServeMux) {
+	for pattern, h := range map[string]handler{
+		"POST /v1/files":             s.createFile,
+		"GET /v1/files":              s.listFiles,
+		"GET /v1/files/{id}":         s.getFile,
+		"DELETE /v1/files/{id}":      s.deleteFile,
+		"GET /v1/files/{id}/content": s.fileContent,
+	} {
+		mux.Handle(pattern, s.answer(h))
+	}
 }
 
 // answer turns an error into OpenAI's body.

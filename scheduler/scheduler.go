@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"lorry/access"
+	"lorry/batch"
 	"lorry/queue"
 	"lorry/result"
 	"lorry/webhook"
@@ -35,6 +36,8 @@ type Config struct {
 	WebhookAllow []netip.Prefix
 	// SweepEvery is how often the outbox is compared with asynq. 0: 30 s.
 	SweepEvery time.Duration
+	// Files are swept of those that expired. Nil: none are.
+	Files *batch.Files
 	// Access says what operators have set for tenants. Nil: all are equal.
 	Access *access.Store
 	// Instance names this process's leases: one that starts again under the same name takes them over at once. It must

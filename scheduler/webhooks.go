@@ -26,6 +26,7 @@ func (s *Scheduler) webhooks(ctx context.Context) error {
 	a := &announcer{q: s.cfg.Queue, later: l, log: s.cfg.Log}
 	l.tasks[hookKind] = h.deliver
 	l.tasks[sweepKind] = endedBy(ctx, (&sweeper{q: s.cfg.Queue, later: l, log: s.cfg.Log}).sweep)
+	l.tasks[filesKind] = endedBy(ctx, s.sweepFiles)
 	if err := s.untilSetUp(ctx, h.secrets.Setup, a.setup); err != nil {
 		return nil // ctx ended
 	}
@@ -33,6 +34,9 @@ func (s *Scheduler) webhooks(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { _ = a.run(ctx) })
 	wg.Go(func() { l.every(ctx, cmp.Or(s.cfg.SweepEvery, defaultSweep), sweepKind) })
+	if s.cfg.Files != nil {
+		wg.Go(func() { l.every(ctx, filesPeriod, filesKind) })
+	}
 	return l.run(ctx)
 }
 

@@ -1,0 +1,27 @@
+package scheduler
+
+import (
+	"context"
+	"time"
+)
+
+// filesKind is asynq's type of the task that deletes files that expired.
+const filesKind = "files"
+
+// filesPeriod is how often it looks. Expired files are hidden at once; this is about their room.
+const filesPeriod = 5 * time.Minute
+
+// sweepFiles is a task. It never fails: the next one is minutes away.
+func (s *Scheduler) sweepFiles(ctx context.Context, _ []byte, _ int) error {
+	if s.cfg.Files == nil {
+		return nil // another scheduler's, that has files
+	}
+	done, err := s.cfg.Files.Sweep(ctx)
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Log.Warn().Err(err).Msg("sweep of the files failed")
+	}
+	if done.Expired > 0 || done.Mended > 0 {
+		s.cfg.Log.Info().Int("expired", done.Expired).Int("mended", done.Mended).Msg("files swept")
+	}
+	return nil
+}
