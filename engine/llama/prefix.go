@@ -22,7 +22,18 @@ type cache struct {
 	slots []int // free ones, of sequences at work; the highest is taken last
 	ids   []int // free ones, of those that rest
 	wrong int   // times that llama.cpp did not hold what the tree says
+	past  []memory
 }
+
+// memory is what a sequence held that has ended, as tokens alone: they cost no cells. It tells what would have been
+// found, had more been kept.
+type memory struct {
+	scope  scope
+	tokens []int32
+}
+
+// memories is how many sequences are remembered.
+const memories = 64
 
 // leastFresh cells are kept even if none was ever shared. It takes as many to find out that prompts begin alike.
 const leastFresh = 64
@@ -62,8 +73,8 @@ func (c *cache) need(s *sequence, shared int) int {
 func (c *cache) join(s *sequence) {
 	won := c.tree.won
 	h, from, n := c.tree.join(c.slots[0], s.run.scope, s.tokens[:c.known(s)])
-	if c.tree.won > won {
-		c.fresh = min(2*c.fresh, c.bound) // more would have been found, had there been more
+	if c.tree.won > won || c.missed(s) >= n+worthwhile {
+		c.fresh = min(2*c.fresh, c.bound)
 	}
 	s.holder, s.done = h, n
 	s.slot, c.slots = c.slots[0], c.slots[1:]
@@ -86,6 +97,16 @@ func (c *cache) known(s *sequence) int {
 
 // found is how many of a sequence's tokens would be shared if it were admitted now.
 func (c *cache) found(s *sequence) int { return c.tree.match(s.run.scope, s.tokens[:c.known(s)]) }
+
+// missed is how many of a sequence's tokens others had that ended not long ago.
+func (c *cache) missed(s *sequence) (most int) {
+	for _, m := range c.past {
+		if m.scope == s.run.scope {
+			most = max(most, common(m.tokens, s.tokens[:c.known(s)]))
+		}
+	}
+	return most
+}
 
 // take reserves cells, all or none, those of sequences that rest if need be.
 func (c *cache) take(n int) bool {
@@ -151,6 +172,10 @@ func (c *cache) retire(s *sequence) {
 		c.release(s)
 		return
 	}
+	if len(c.past) == memories {
+		c.past = slices.Delete(c.past, 0, 1)
+	}
+	c.past = append(c.past, memory{s.run.scope, s.tokens[:s.done]})
 	c.keep(s, c.ids[len(c.ids)-1])
 }
 
@@ -182,7 +207,7 @@ func (c *cache) vacant(s *sequence) {
 
 // bind gives up the idle cells that are too many. All of them slow every step, by a tenth for each 500 here, so those
 // that nobody has shared must earn their place: the bound for these falls while they are given up unused, and doubles
-// whenever one is shared.
+// whenever one is shared, or is missed.
 func (c *cache) bind() {
 	for c.tree.idle > c.bound && c.evict(c.tree.idle-c.bound) {
 	}

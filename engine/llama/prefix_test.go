@@ -217,6 +217,21 @@ func TestCellsEarnTheirPlace(t *testing.T) {
 	}
 }
 
+// TestManyTenantsInTurn wants the beginnings of all to be kept, though none comes twice before all others have.
+func TestManyTenantsInTurn(t *testing.T) {
+	s := newStand(t, Config{Slots: 2, Rows: 63, IdleCells: 1000}, 4000, nil)
+	s.cache.fresh = leastFresh
+	cached := 0
+	for i := range int32(80) {
+		u := s.ask(t.Context(), fmt.Sprint(i%8), 5, 1, prompt(i%8, 100, i))
+		s.finish()
+		cached += u.usage.CachedTokens
+	}
+	if cached < 60*100 {
+		t.Errorf("%d tokens of %d were found", cached, 80*100)
+	}
+}
+
 func TestManyShortAnswersRest(t *testing.T) {
 	s := newStand(t, Config{Slots: 250, Rows: 250, IdleCells: 100000}, 100000, nil)
 	for i := range int32(50) { // there are ids for six that rest
