@@ -48,6 +48,9 @@ func (r *Request) checkNUL() error {
 	if strings.ContainsRune(r.Prompt, 0) {
 		return errNUL("prompt")
 	}
+	if strings.ContainsRune(r.Grammar, 0) {
+		return errNUL("grammar")
+	}
 	for _, s := range r.Sampling.Stop {
 		if strings.ContainsRune(s, 0) {
 			return errNUL("stop")

@@ -66,6 +66,8 @@ type Request struct {
 	Tools          json.RawMessage `json:"tools,omitempty"`
 	ToolChoice     json.RawMessage `json:"tool_choice,omitempty"`
 	ResponseFormat json.RawMessage `json:"response_format,omitempty"`
+	// Grammar is what the answer must keep to, in llama.cpp's GBNF; empty is none.
+	Grammar string `json:"grammar,omitempty"`
 	// Echo puts the prompt before the answer's text (Text only).
 	Echo     bool     `json:"echo,omitempty"`
 	Sampling Sampling `json:"sampling"`

@@ -51,8 +51,6 @@ func checkFeatures(r *engine.Request) error {
 		return unsupported("tool_choice", "forced tool calls")
 	case !blank(r.Tools) && choice != "none":
 		return unsupported("tools", "tools")
-	case !blank(r.ResponseFormat) && word(r.ResponseFormat, "type") != "text":
-		return unsupported("response_format", "response formats other than text")
 	case r.Echo && r.Sampling.Logprobs:
 		return unsupported("echo", "echo together with logprobs")
 	case r.Echo && r.Kind != engine.Text:

@@ -75,6 +75,7 @@ type Engine struct {
 	model    *model
 	loop     *loop
 	work     *scratch
+	shelf    *shelf
 	native   sync.RWMutex // held for reading while the tokenizer may be in use
 	closed   bool
 	closeOne sync.Once
@@ -126,7 +127,7 @@ func defaultThreads() int {
 }
 
 func start(c Config, m *model, device string) *Engine {
-	e := &Engine{model: m, limit: m.limit(), work: &scratch{}}
+	e := &Engine{model: m, limit: m.limit(), work: &scratch{}, shelf: newShelf(m.vocab)}
 	c.Rows = m.rows
 	e.loop = newLoop(c, m, m.vocab, m.cells, m.branches)
 	e.info = engine.Info{
@@ -155,19 +156,28 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		return nil, context.Cause(ctx)
 	}
 	begun := time.Now()
-	prompt, err := e.prepare(r)
+	job, err := e.prepare(r)
 	if err != nil {
 		return nil, err
 	}
-	u := newRun(ctx, r, prompt, e.limit, emit != nil, e.work)
+	u := newRun(ctx, r, job.prompt, e.limit, emit != nil, e.work)
 	u.begun = begun
+	u.hold(job.grammars)
 	if r.Echo {
 		e.echo(u)
 	}
 	if err := e.loop.submit(u); err != nil {
+		u.free()
 		return nil, err
 	}
-	return u.wait(emit)
+	c, err := u.wait(emit)
+	if err == nil {
+		err = job.form.validate(u, e.model.vocab.end)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // Close ends all runs and frees the model. It waits for the step under way.
@@ -177,25 +187,40 @@ func (e *Engine) Close() error {
 		e.native.Lock()
 		defer e.native.Unlock()
 		e.closed = true
+		e.shelf.free()
 		e.model.free()
 	})
 	return nil
 }
 
+// prepared is a request that was checked, with all that it needs to run.
+type prepared struct {
+	prompt   []int32
+	form     *form
+	grammars []*grammar // one for each answer; none without a form
+}
+
 // prepare checks a request and makes its prompt's tokens, on the caller's goroutine.
-func (e *Engine) prepare(r *engine.Request) ([]int32, error) {
+func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	e.native.RLock()
 	defer e.native.RUnlock()
 	if e.closed {
-		return nil, errClosed()
+		return p, errClosed()
 	}
-	if err := e.serves(r.Model); err != nil {
-		return nil, err
+	if err = e.serves(r.Model); err != nil {
+		return p, err
 	}
-	if err := check(r, e.model.vocab); err != nil {
-		return nil, err
+	if err = check(r, e.model.vocab); err != nil {
+		return p, err
 	}
-	return e.tokens(r)
+	if p.form, err = formOf(r); err != nil {
+		return p, err
+	}
+	if p.prompt, err = e.tokens(r); err != nil {
+		return p, err
+	}
+	p.grammars, err = e.shelf.copies(p.form, r.Sampling.N)
+	return p, err
 }
 
 // serves compares digests where the request has them, since a name may be an alias.

@@ -379,7 +379,7 @@ func (l *loop) draw(s *sequence, row []float32) {
 	}
 	id, ok := s.sampler.next(row, s.drawn, l.vocab.eog)
 	if !ok {
-		l.end(s.run, engine.Errorf(engine.Internal, "", "", "no token is left to draw: all are banned, or the model computed no numbers"))
+		l.end(s.run, s.sampler.exhausted())
 		return
 	}
 	l.count(s, id)
@@ -484,6 +484,7 @@ func (l *loop) end(u *run, err error) {
 }
 
 func (l *loop) finish(u *run, err error) {
+	u.free()
 	l.stats.Outstanding--
 	l.ended = append(l.ended, ending{u, err})
 }

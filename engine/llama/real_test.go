@@ -249,8 +249,6 @@ func TestRefusals(t *testing.T) {
 		"tools":           {func(r *engine.Request) { r.Tools = []byte(`[{"type":"function"}]`) }, "tools", engine.CodeUnsupported},
 		"forced tool":     {func(r *engine.Request) { r.ToolChoice = []byte(`"required"`) }, "tool_choice", engine.CodeUnsupported},
 		"named tool":      {func(r *engine.Request) { r.ToolChoice = []byte(`{"type":"function"}`) }, "tool_choice", engine.CodeUnsupported},
-		"JSON format":     {func(r *engine.Request) { r.ResponseFormat = []byte(`{"type":"json_object"}`) }, "response_format", engine.CodeUnsupported},
-		"strange format":  {func(r *engine.Request) { r.ResponseFormat = []byte(`7`) }, "response_format", engine.CodeUnsupported},
 		"hot":             {func(r *engine.Request) { r.Sampling.Temperature = 2.1 }, "temperature", engine.CodeInvalidValue},
 		"negative length": {func(r *engine.Request) { r.Sampling.MaxTokens = -1 }, "max_tokens", engine.CodeInvalidValue},
 		"five stops":      {func(r *engine.Request) { r.Sampling.Stop = strings.Fields("a b c d e") }, "stop", engine.CodeInvalidValue},

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 
+	"github.com/hybridgroup/yzma/pkg/llama"
+
 	"lorry/engine"
 )
 
@@ -15,13 +17,17 @@ type sampler struct {
 	seed   uint64
 	prompt map[int32]struct{} // nil unless RepeatPenalty is on
 	counts map[int32]int      // tokens of the answer; nil unless a penalty is on
-	work   *scratch
+	// grammar is what the answer must keep to; nil lets anything through.
+	grammar *grammar
+	work    *scratch
 }
 
-// scratch is the room that samplers of one loop share: two rows of the vocabulary.
+// scratch is the room that samplers of one loop share: some rows of the vocabulary.
 type scratch struct {
 	logits []float32
+	masked []float32
 	cands  []candidate
+	tokens []llama.TokenData
 }
 
 // candidate is a token and its weight, which is its probability before division by the sum of weights.
@@ -53,10 +59,8 @@ func (p *sampler) next(row []float32, index int, eog []int32) (id int32, ok bool
 	if banEnd || p.counts != nil || len(p.LogitBias) > 0 {
 		row = p.adjust(row, banEnd, eog)
 	}
-	if p.Temperature == 0 {
-		id = argmax(row)
-	} else {
-		id = p.draw(row, uniform(p.seed, uint64(index)))
+	if id = p.take(row, p.seed, index); id >= 0 && p.grammar != nil {
+		id = p.fitting(row, id, index)
 	}
 	if id < 0 {
 		return 0, false
@@ -65,6 +69,27 @@ func (p *sampler) next(row []float32, index int, eog []int32) (id int32, ok bool
 		p.counts[id]++
 	}
 	return id, true
+}
+
+func (p *sampler) take(row []float32, seed uint64, index int) int32 {
+	if p.Temperature == 0 {
+		return argmax(row)
+	}
+	return p.draw(row, uniform(seed, uint64(index)))
+}
+
+// fitting is the token drawn if the grammar allows it, else one drawn anew from those that it allows: with another
+// number, for the first one fell among tokens that are out, and would always lead to the same neighbours of them.
+func (p *sampler) fitting(row []float32, id int32, index int) int32 {
+	if !p.grammar.allows(id) && !p.grammar.slow {
+		const other = 0x6772616d6d6172
+		id = p.take(p.grammar.mask(row, p.Temperature, p.work), mix(p.seed^other), index)
+	}
+	if id < 0 || p.grammar.slow {
+		return -1
+	}
+	p.grammar.accept(id)
+	return id
 }
 
 // banned is a bias that takes a token out altogether, as OpenAI's documentation promises.

@@ -123,6 +123,10 @@ func (b body) dialect(d dialect, r *engine.Request, context int) error {
 		penalty = "repeat_penalty"
 	}
 	put(b, penalty, s.RepeatPenalty, 1)
+	if r.Grammar != "" && d != llamaServer {
+		return engine.Errorf(engine.Invalid, engine.CodeUnsupported, "grammar", "this %s takes no grammar in GBNF: ask for a JSON schema", d.name())
+	}
+	put(b, "grammar", r.Grammar, "")
 	b.logprobs(r, d)
 	switch d {
 	case llamaServer:

@@ -143,6 +143,24 @@ func TestBody(t *testing.T) {
 	}
 }
 
+// TestGrammar: llama-server takes ours, others have other words for it or none.
+func TestGrammar(t *testing.T) {
+	const grammar = `root ::= "a"`
+	for owner, takes := range map[string]bool{"llamacpp": true, "vllm": false, "someone": false} {
+		f := newFake(t, owner)
+		e := open(t, remote.Config{URL: f.URL})
+		r := chat(model(t, e), engine.Sampling{})
+		r.Grammar = grammar
+		_, err := e.Run(t.Context(), r, nil)
+		if takes && (err != nil || f.last()["grammar"] != grammar) {
+			t.Errorf("%s: got %v", owner, err)
+		}
+		if !takes && !errors.Is(err, engine.ErrInvalid) {
+			t.Errorf("%s: got %v", owner, err)
+		}
+	}
+}
+
 // TestLoras: every adapter is named, the wanted one with 1.
 func TestLoras(t *testing.T) {
 	f := newFake(t, "llamacpp")
