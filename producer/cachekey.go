@@ -16,6 +16,7 @@ type keyed struct {
 	Base       string          `json:"base"`
 	Echo       bool            `json:"echo"`
 	Format     json.RawMessage `json:"format"`
+	Grammar    string          `json:"grammar,omitempty"`
 	Kind       engine.Kind     `json:"kind"`
 	Messages   json.RawMessage `json:"messages"`
 	Prompt     string          `json:"prompt"`
@@ -55,7 +56,7 @@ func CacheKey(tenant string, r *engine.Request) string {
 	m := r.Model
 	k := keyed{Tenant: tenant, Base: m.Base, Adapter: m.Adapter, Template: m.Template, Settings: m.Settings, Kind: r.Kind, Echo: r.Echo,
 		Messages: canonical(r.Messages), Prompt: r.Prompt, Tokens: r.Tokens, Tools: canonical(r.Tools), ToolChoice: canonical(r.ToolChoice),
-		Format: canonical(r.ResponseFormat), Sampling: sorted(r.Sampling)}
+		Format: canonical(r.ResponseFormat), Grammar: r.Grammar, Sampling: sorted(r.Sampling)}
 	b, err := json.Marshal(k)
 	if err != nil {
 		panic("producer: " + err.Error()) // checked JSON and our own types: a bug

@@ -65,6 +65,7 @@ func TestCacheKeyOther(t *testing.T) {
 		"tools":           func(r *engine.Request) { r.Tools = json.RawMessage(`[{}]`) },
 		"tool_choice":     func(r *engine.Request) { r.ToolChoice = json.RawMessage(`"none"`) },
 		"response_format": func(r *engine.Request) { r.ResponseFormat = json.RawMessage(`{"type":"json_object"}`) },
+		"grammar":         func(r *engine.Request) { r.Grammar = `root ::= "a"` },
 		"echo":            func(r *engine.Request) { r.Echo = true },
 		"stop":            func(r *engine.Request) { r.Sampling.Stop = []string{"a", "b"} },
 		"stop joined":     func(r *engine.Request) { r.Sampling.Stop = []string{"ab"} },

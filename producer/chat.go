@@ -84,6 +84,9 @@ func readFormat(o *object, r *engine.Request) {
 	if json.Unmarshal(f["type"], &name) != nil || !slices.Contains([]string{"text", "json_object", "json_schema"}, name) {
 		o.fail(refuse(codeValue, "response_format.type", "Invalid value for 'response_format.type'. Supported values are: 'text', 'json_object', 'json_schema'."))
 	}
+	if name != "text" && r.Grammar != "" {
+		o.fail(refuse(codeCombination, "grammar", "'grammar' and 'response_format' both say what the answer looks like: give one."))
+	}
 	if name != "text" { // text is the default: the same request with or without it
 		r.ResponseFormat = compact(v)
 	}

@@ -54,6 +54,7 @@ const (
 	maxStops      = 4
 	maxStop       = 1 << 10 // bytes of one stop string
 	maxBias       = 1024
+	maxGrammar    = 64 << 10
 	maxTools      = 128
 	maxTop        = 20
 	maxTextTop    = 5
@@ -80,6 +81,7 @@ func readCommon(o *object, d *order, l limits) {
 	readSampling(o, &d.request.Sampling, l)
 	d.seeded = readSeed(o, "seed", &d.request.Sampling)
 	readStop(o, "stop", &d.request.Sampling)
+	readGrammar(o, &d.request)
 	readStream(o, d)
 	d.metadata = readMetadata(o)
 	readTier(o, d)
@@ -166,6 +168,13 @@ func readStrings(o *object, name string, vs []json.RawMessage, n int) []string {
 		out = append(out, s)
 	}
 	return out
+}
+
+// readGrammar reads GBNF, llama.cpp's language for what an answer must look like. An engine judges it.
+func readGrammar(o *object, r *engine.Request) {
+	if o.text("grammar", &r.Grammar, maxGrammar) && r.Grammar == "" {
+		o.fail(refuse(codeValue, "grammar", "Invalid 'grammar': it must not be empty."))
+	}
 }
 
 // readBias reads {"token id": -100..100}.
