@@ -263,7 +263,7 @@ func TestComplete(t *testing.T) {
 		n := p.build(root, "#")
 		g := grammarOf(t, grammar)
 		for range 10 {
-			text, ok := instances{w.Rand}.of(n, 0)
+			text, ok := instances(w).of(n, 0)
 			if !ok {
 				continue
 			}

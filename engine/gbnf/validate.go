@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
@@ -66,16 +67,32 @@ func (refuseAll) Load(url string) (any, error) {
 	return nil, fmt.Errorf("%q lies outside the schema: nothing else is read", url)
 }
 
-var unicodeEscape = regexp.MustCompile(`\\(?:\\|u[0-9a-fA-F]{4})`)
+// ecma is what ECMA's regular expressions write otherwise than Go's: \u escapes, and in a class [ and backspace.
+var ecma = regexp.MustCompile(`\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|\[\^?|\]`)
 
-// goPattern is ECMA's \u escape as Go writes it.
+// goPattern is a pattern of ECMA's as Go writes it.
 func goPattern(pattern string) string {
-	return unicodeEscape.ReplaceAllStringFunc(pattern, func(escape string) string {
-		if escape == `\\` {
-			return escape
+	class := false
+	return ecma.ReplaceAllStringFunc(pattern, func(part string) string {
+		switch {
+		case class && part[0] == '[':
+			return `\` + part
+		case class && part == `\b`:
+			return `\x08`
+		case part[0] == '[' || part == "]":
+			class = part[0] == '['
+		case len(part) == len(`\u0000`):
+			return `\x{` + part[2:] + "}"
+		case len(part) == len(`\u0000\u0000`):
+			return string(utf16.DecodeRune(hexRune(part[2:6]), hexRune(part[8:])))
 		}
-		return `\x{` + escape[2:] + "}"
+		return part
 	})
+}
+
+func hexRune(digits string) rune {
+	n, _ := strconv.ParseUint(digits, 16, 32)
+	return rune(n)
 }
 
 // Validate says what in answer, a whole JSON text, does not fit the schema; nil if nothing.
