@@ -80,6 +80,8 @@ type source struct {
 	max  int64
 	size int64
 	hash hasher
+	// ended says that r came to its end by itself: io.ErrUnexpectedEOF alone may also be r's own.
+	ended bool
 }
 
 // hasher is the part of hash.Hash that is used.
@@ -94,6 +96,7 @@ func (s *source) Read(p []byte) (int, error) {
 	}
 	n, err := s.r.Read(p)
 	s.size += int64(n)
+	s.ended = s.ended || err == io.EOF
 	_, _ = s.hash.Write(p[:n]) // never fails
 	if s.max > 0 && s.size > s.max {
 		return n, fmt.Errorf("blob: over %d bytes: %w", s.max, ErrTooLarge)

@@ -55,9 +55,9 @@ func openObjects(t *testing.T) kept {
 	return kept{o, func() int {
 		s, err := js.Stream(t.Context(), "OBJ_"+DefaultBucket)
 		ok(t, err)
-		i, err := s.Info(t.Context(), jetstream.WithSubjectFilter("$O."+DefaultBucket+".C.>"))
+		i, err := s.Info(t.Context(), jetstream.WithSubjectFilter(">"))
 		ok(t, err)
-		return len(i.State.Subjects)
+		return (len(i.State.Subjects) + 2) / 3 // a small blob's: a part's meta and chunks, a manifest
 	}}
 }
 
@@ -126,7 +126,7 @@ func read(t *testing.T, s Store, digest string) []byte {
 
 func keepsBytes(t *testing.T, s kept) {
 	seen := map[string]int64{}
-	for _, n := range []int{0, 1, 1000, 128 << 10, 1<<20 + 7} {
+	for _, n := range []int{0, 1, 1000, 128 << 10, 1<<20 + 7, partSize, 2*partSize + 1} {
 		b := noise(n)
 		ref, err := s.Put(t.Context(), iotest.HalfReader(bytes.NewReader(b)), int64(n), nil)
 		ok(t, err)
@@ -184,7 +184,7 @@ func claims(t *testing.T, s kept) {
 func failures(t *testing.T, s kept) {
 	gone, cancel := context.WithCancel(t.Context())
 	errMine := errors.New("mine")
-	b := noise(400_000)
+	b := noise(partSize + 400_000)
 	cases := map[string]struct {
 		ctx   context.Context
 		r     io.Reader
@@ -214,24 +214,25 @@ type hangUp context.CancelFunc
 func (h hangUp) Read(p []byte) (int, error) { h(); return 1, io.EOF }
 
 func seeks(t *testing.T, s kept) {
-	b := noise(500_000)
+	const size = 2*partSize + 500_000
+	b := noise(size)
 	ref, err := s.Put(t.Context(), bytes.NewReader(b), 0, nil)
 	ok(t, err)
 	f, err := s.Open(t.Context(), ref.Digest)
 	ok(t, err)
 	defer f.Close()
-	for _, at := range []int64{400_000, 10, 131_072, 499_999, 0, 500_000} {
+	for _, at := range []int64{400_000, 10, partSize - 500, partSize, 2*partSize + 7, size - 1, 0, size} {
 		_, err := f.Seek(at, io.SeekStart)
 		ok(t, err)
 		got, err := io.ReadAll(io.LimitReader(f, 1000))
-		if ok(t, err); !bytes.Equal(got, b[at:min(at+1000, 500_000)]) {
+		if ok(t, err); !bytes.Equal(got, b[at:min(at+1000, size)]) {
 			t.Errorf("at %d: wrong bytes", at)
 		}
 	}
-	if n, err := f.Seek(-7, io.SeekEnd); err != nil || n != 499_993 {
+	if n, err := f.Seek(-7, io.SeekEnd); err != nil || n != size-7 {
 		t.Errorf("seek from the end: %d, %v", n, err)
 	}
-	if n, err := f.Seek(-3, io.SeekCurrent); err != nil || n != 499_990 {
+	if n, err := f.Seek(-3, io.SeekCurrent); err != nil || n != size-10 {
 		t.Errorf("seek from here: %d, %v", n, err)
 	}
 	if _, err := f.Seek(-1, io.SeekStart); err == nil {
@@ -281,10 +282,16 @@ func TestFullDisk(t *testing.T) {
 }
 
 func TestFullBucket(t *testing.T) {
-	o := NewObjects(ObjectsConfig{JS: jetStream(t), MaxBytes: 200_000})
+	js := jetStream(t)
+	o := NewObjects(ObjectsConfig{JS: js, MaxBytes: partSize + 1<<20})
 	ok(t, o.Setup(t.Context()))
-	if _, err := o.Put(t.Context(), bytes.NewReader(noise(900_000)), 0, nil); !errors.Is(err, ErrFull) {
+	if _, err := o.Put(t.Context(), bytes.NewReader(noise(2*partSize)), 0, nil); !errors.Is(err, ErrFull) {
 		t.Errorf("got %v", err)
+	}
+	s, err := js.Stream(t.Context(), "OBJ_"+DefaultBucket)
+	ok(t, err)
+	if n := s.CachedInfo().State.Msgs; n != 0 {
+		t.Errorf("%d messages were left", n)
 	}
 }
 

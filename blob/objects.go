@@ -1,14 +1,18 @@
 package blob
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -27,9 +31,22 @@ type ObjectsConfig struct {
 	MaxBytes int64
 }
 
-// Objects is a JetStream object store of blobs: for fleets without a common disk. An object is written under a name of
-// its own and gets its digest's at the end.
+// Objects is a JetStream object store of blobs: for fleets without a common disk.
+//
+// A blob is parts of 4 MiB, objects of their own, and a manifest under its digest, which comes last. Parts bound what is
+// under way to the server: nats.go sends an object of any size with up to 4,000 messages unacknowledged, and an embedded
+// server drops the stream's messages past 128 MiB of them. They also bound what a seek reads in vain.
 type Objects struct{ cfg ObjectsConfig }
+
+const (
+	partSize = 4 << 20
+	// partTime bounds the writing of one part: 32 messages.
+	partTime = time.Minute
+	// crowded is JetStream's code for more messages at once than a stream takes in.
+	crowded jetstream.ErrorCode = 10167
+	// crowdTries and crowdWait are for its ebbing away.
+	crowdTries, crowdWait = 20, 250 * time.Millisecond
+)
 
 var _ Store = (*Objects)(nil)
 
@@ -58,68 +75,140 @@ func (o *Objects) bucket(ctx context.Context) (jetstream.ObjectStore, error) {
 }
 
 // Put implements Store.
-func (o *Objects) Put(ctx context.Context, r io.Reader, max int64, claim func(Ref) error) (Ref, error) {
+func (o *Objects) Put(ctx context.Context, r io.Reader, max int64, claim func(Ref) error) (_ Ref, err error) {
 	s, err := o.bucket(ctx)
 	if err != nil {
 		return Ref{}, err
 	}
-	src := &upload{source: &source{ctx: ctx, r: r, max: max, hash: sha256.New()}, claim: claim}
-	tmp := tmpDir + "." + rand.Text()
-	// The client takes back what it sent when src fails, but not once ctx is over: src ends with ctx instead.
-	last := context.WithoutCancel(ctx)
-	if _, err := s.Put(last, jetstream.ObjectMeta{Name: tmp}, src); err != nil {
-		return Ref{}, objectError(src, err)
+	src := &source{ctx: ctx, r: r, max: max, hash: sha256.New()}
+	m := manifest{prefix: tmpDir + "." + rand.Text()}
+	if err = o.putParts(ctx, s, &m, src); err == nil && claim != nil {
+		err = claim(src.ref())
 	}
-	return src.ref(), o.rename(last, s, tmp, src.ref().Digest)
-}
-
-// rename gives an object its digest's name, or drops it where that is taken: by the same bytes.
-func (o *Objects) rename(ctx context.Context, s jetstream.ObjectStore, tmp, digest string) error {
-	err := s.UpdateMeta(ctx, tmp, jetstream.ObjectMeta{Name: digest})
 	if err == nil {
-		return nil
+		m.Ref = src.ref()
+		err = o.publish(ctx, s, m)
 	}
-	// Also when it is unknown whether the name was given: deleting the first name would then take the bytes away.
-	if _, there := s.GetInfo(ctx, digest); there != nil {
-		return fmt.Errorf("blob: put %s: %w", digest, err)
+	if err != nil {
+		o.dropParts(ctx, s, m)
+		return Ref{}, objectError(err)
 	}
-	if errors.Is(err, jetstream.ErrObjectAlreadyExists) {
-		_ = s.Delete(ctx, tmp)
-	}
-	return nil
+	return m.Ref, nil
 }
 
-// upload claims at the end of what it reads, where failing still undoes all. It fills each buffer: a read is a message.
-type upload struct {
-	*source
-	claim  func(Ref) error
-	failed error // what is not the store's fault
+// manifest says where a blob's parts are.
+type manifest struct {
+	Ref
+	prefix string
+	parts  int
 }
 
-func (u *upload) Read(p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var m int
-		m, err = u.source.Read(p[n:])
-		n += m
-	}
-	if errors.Is(err, io.EOF) && u.claim != nil {
-		if e := u.claim(u.ref()); e != nil {
-			err = e
+func (m manifest) part(n int) string { return m.prefix + "." + strconv.Itoa(n) }
+
+// Metadata of a manifest's object.
+const (
+	metaPrefix = "parts"
+	metaCount  = "count"
+	metaSize   = "size"
+)
+
+func (m manifest) meta() jetstream.ObjectMeta {
+	return jetstream.ObjectMeta{Name: m.Digest, Metadata: map[string]string{
+		metaPrefix: m.prefix, metaCount: strconv.Itoa(m.parts), metaSize: strconv.FormatInt(m.Size, 10)}}
+}
+
+func readManifest(i *jetstream.ObjectInfo) (m manifest, err error) {
+	size, err1 := strconv.ParseInt(i.Metadata[metaSize], 10, 64)
+	parts, err2 := strconv.Atoi(i.Metadata[metaCount])
+	return manifest{Ref{i.Name, size}, i.Metadata[metaPrefix], parts}, errors.Join(err1, err2)
+}
+
+// putParts reads a part, then writes it: a slow client holds up no write.
+func (o *Objects) putParts(ctx context.Context, s jetstream.ObjectStore, m *manifest, src *source) error {
+	buf := make([]byte, partSize)
+	for {
+		n, err := io.ReadFull(src, buf)
+		end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && src.ended
+		if err != nil && !end {
+			return err
+		}
+		if n > 0 {
+			m.parts++
+			if err := o.putPart(ctx, s, m.part(m.parts-1), buf[:n]); err != nil {
+				return err
+			}
+		}
+		if end {
+			return nil
 		}
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		u.failed = err
+}
+
+func (o *Objects) putPart(ctx context.Context, s jetstream.ObjectStore, name string, b []byte) (err error) {
+	// Not given up with ctx: the client could then not take back what it sent.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), partTime)
+	defer cancel()
+	for range crowdTries {
+		_, err = s.Put(ctx, jetstream.ObjectMeta{Name: name}, bytes.NewReader(b))
+		if e, ok := errors.AsType[*jetstream.APIError](err); !ok || e.ErrorCode != crowded {
+			return err
+		}
+		select {
+		case <-time.After(crowdWait):
+		case <-ctx.Done():
+		}
 	}
-	return n, err
+	return err
+}
+
+// publish makes the blob be there. Where it was already, that one stays, and these parts go.
+func (o *Objects) publish(ctx context.Context, s jetstream.ObjectStore, m manifest) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), partTime)
+	defer cancel()
+	if _, err := s.GetInfo(ctx, m.Digest); err == nil {
+		o.dropParts(ctx, s, m)
+		return nil
+	}
+	_, err := s.Put(ctx, m.meta(), bytes.NewReader(nil))
+	return err
+}
+
+// dropParts deletes the parts that were written, as far as that works.
+func (o *Objects) dropParts(ctx context.Context, s jetstream.ObjectStore, m manifest) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), partTime)
+	defer cancel()
+	for n := range m.parts {
+		_ = o.drop(ctx, s, m.part(n))
+	}
+}
+
+// drop takes an object out of the stream. The client's own Delete writes a mark first, which a full stream refuses, and
+// which would stay for ever.
+func (o *Objects) drop(ctx context.Context, s jetstream.ObjectStore, name string) error {
+	i, err := s.GetInfo(ctx, name)
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	stream, err := o.cfg.JS.Stream(ctx, "OBJ_"+o.cfg.Bucket)
+	if err != nil {
+		return err
+	}
+	subject := "$O." + o.cfg.Bucket
+	for _, s := range []string{subject + ".M." + base64.URLEncoding.EncodeToString([]byte(name)), subject + ".C." + i.NUID} {
+		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(s)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Codes of JetStream that say that there is no room.
 var fullCodes = map[jetstream.ErrorCode]bool{10023: true, 10047: true, 10077: true, 10028: true, 10002: true}
 
-func objectError(u *upload, err error) error {
-	if u.failed != nil {
-		return fmt.Errorf("blob: put: %w", u.failed)
-	}
+func objectError(err error) error {
 	if e, ok := errors.AsType[*jetstream.APIError](err); ok && fullCodes[e.ErrorCode] {
 		err = errors.Join(ErrFull, err)
 	}
@@ -128,54 +217,52 @@ func objectError(u *upload, err error) error {
 
 // Open implements Store.
 func (o *Objects) Open(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
-	s, i, err := o.find(ctx, digest)
+	s, m, _, err := o.find(ctx, digest)
 	if err != nil {
 		return nil, err
 	}
-	return &object{ctx: ctx, store: s, digest: digest, size: int64(i.Size)}, nil
+	return &object{ctx: ctx, store: s, manifest: m}, nil
 }
 
-func (o *Objects) find(ctx context.Context, digest string) (jetstream.ObjectStore, *jetstream.ObjectInfo, error) {
+func (o *Objects) find(ctx context.Context, digest string) (s jetstream.ObjectStore, m manifest, since time.Time, err error) {
 	if !Valid(digest) {
-		return nil, nil, notFound(digest)
+		return nil, m, since, notFound(digest)
 	}
-	s, err := o.bucket(ctx)
-	if err != nil {
-		return nil, nil, err
+	if s, err = o.bucket(ctx); err != nil {
+		return nil, m, since, err
 	}
 	i, err := s.GetInfo(ctx, digest)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		return nil, nil, notFound(digest)
+		return nil, m, since, notFound(digest)
+	}
+	if err == nil {
+		m, err = readManifest(i)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("blob: stat %s: %w", digest, err)
+		return nil, m, since, fmt.Errorf("blob: stat %s: %w", digest, err)
 	}
-	return s, i, nil
+	return s, m, i.ModTime, nil
 }
 
 // Stat implements Store.
 func (o *Objects) Stat(ctx context.Context, digest string) (Info, error) {
-	_, i, err := o.find(ctx, digest)
-	if err != nil {
-		return Info{}, err
-	}
-	return info(i), nil
+	_, m, since, err := o.find(ctx, digest)
+	return Info{m.Ref, since}, err
 }
 
-func info(i *jetstream.ObjectInfo) Info { return Info{Ref{i.Name, int64(i.Size)}, i.ModTime} }
-
-// Delete implements Store.
+// Delete implements Store. The manifest goes first: what has none is not there.
 func (o *Objects) Delete(ctx context.Context, digest string) error {
-	s, _, err := o.find(ctx, digest)
+	s, m, _, err := o.find(ctx, digest)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.Delete(ctx, digest); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+	if err := o.drop(ctx, s, digest); err != nil {
 		return fmt.Errorf("blob: delete %s: %w", digest, err)
 	}
+	o.dropParts(ctx, s, m)
 	return nil
 }
 
@@ -192,48 +279,63 @@ func (o *Objects) List(ctx context.Context) iter.Seq2[Info, error] {
 			yield(Info{}, fmt.Errorf("blob: list: %w", err))
 		}
 		for _, i := range all {
-			if Valid(i.Name) && !yield(info(i), nil) {
+			if !Valid(i.Name) {
+				continue // a part
+			}
+			if m, err := readManifest(i); !yield(Info{m.Ref, i.ModTime}, err) {
 				return
 			}
 		}
 	}
 }
 
-// object reads a blob by the stream behind it, which only goes forward: a seek back reads from the start again.
+// object reads a blob's parts one after the other. A seek reads from the start of the part that it leads to.
 type object struct {
+	manifest
 	ctx      context.Context
 	store    jetstream.ObjectStore
-	digest   string
-	size     int64
-	at, next int64 // where the stream is, where Read goes on
+	at, next int64 // where body is, where Read goes on
 	body     io.ReadCloser
 }
 
 func (o *object) Read(p []byte) (int, error) {
-	if o.next >= o.size {
+	if o.next >= o.Size {
 		return 0, io.EOF
 	}
 	if err := o.reach(); err != nil {
-		return 0, fmt.Errorf("blob: read %s: %w", o.digest, err)
+		return 0, fmt.Errorf("blob: read %s: %w", o.Digest, err)
 	}
 	n, err := o.body.Read(p)
 	o.at += int64(n)
 	o.next = o.at
-	if errors.Is(err, io.EOF) && o.at < o.size {
-		err = io.ErrUnexpectedEOF // deleted under our hands
+	if errors.Is(err, io.EOF) {
+		err = o.partEnded()
 	}
 	return n, err
 }
 
-// reach brings the stream to where Read goes on.
+// partEnded is no end of the blob, unless it is; a part that was shorter than it should be was deleted under our hands.
+func (o *object) partEnded() error {
+	_ = o.Close()
+	switch {
+	case o.at == o.Size:
+		return io.EOF
+	case o.at%partSize == 0:
+		return nil
+	}
+	return io.ErrUnexpectedEOF
+}
+
+// reach brings body to where Read goes on.
 func (o *object) reach() error {
-	if o.body == nil || o.at > o.next {
+	if o.body == nil || o.at > o.next || o.at/partSize != o.next/partSize {
 		_ = o.Close()
-		body, err := o.store.Get(o.ctx, o.digest)
+		n := o.next / partSize
+		body, err := o.store.Get(o.ctx, o.part(int(n)))
 		if err != nil {
 			return err
 		}
-		o.body, o.at = body, 0
+		o.body, o.at = body, n*partSize
 	}
 	n, err := io.CopyN(io.Discard, o.body, o.next-o.at)
 	o.at += n
@@ -246,7 +348,7 @@ func (o *object) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += o.next
 	case io.SeekEnd:
-		offset += o.size
+		offset += o.Size
 	}
 	if offset < 0 {
 		return 0, errors.New("blob: seek before the start")
