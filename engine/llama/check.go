@@ -45,12 +45,7 @@ func unsupported(param, what string) error {
 }
 
 func checkFeatures(r *engine.Request) error {
-	choice := word(r.ToolChoice, "")
 	switch {
-	case choice != "" && choice != "none" && choice != "auto":
-		return unsupported("tool_choice", "forced tool calls")
-	case !blank(r.Tools) && choice != "none":
-		return unsupported("tools", "tools")
 	case r.Echo && r.Sampling.Logprobs:
 		return unsupported("echo", "echo together with logprobs")
 	case r.Echo && r.Kind != engine.Text:

@@ -22,6 +22,7 @@ package llama
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"sync"
@@ -170,9 +171,12 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		u.free()
 		return nil, err
 	}
-	c, err := u.wait(emit)
+	c, err := u.wait(job.tools.emitter(r.Sampling.N, emit))
 	if err == nil {
 		err = job.form.validate(u, e.model.vocab.end)
+	}
+	if err == nil {
+		err = job.tools.take(u, c)
 	}
 	if err != nil {
 		return nil, err
@@ -197,6 +201,7 @@ func (e *Engine) Close() error {
 type prepared struct {
 	prompt   []int32
 	form     *form
+	tools    *tools
 	grammars []*grammar // one for each answer; none without a form
 }
 
@@ -216,7 +221,13 @@ func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	if p.form, err = formOf(r); err != nil {
 		return p, err
 	}
-	if p.prompt, err = e.tokens(r); err != nil {
+	if p.tools, err = toolsOf(r); err != nil {
+		return p, err
+	}
+	if p.tools != nil && p.tools.form != nil {
+		p.form = p.tools.form
+	}
+	if p.prompt, err = e.tokens(r, p.tools); err != nil {
 		return p, err
 	}
 	p.grammars, err = e.shelf.copies(p.form, r.Sampling.N)
@@ -236,10 +247,10 @@ func (e *Engine) serves(m engine.Model) error {
 	return nil
 }
 
-func (e *Engine) tokens(r *engine.Request) ([]int32, error) {
+func (e *Engine) tokens(r *engine.Request, tools *tools) ([]int32, error) {
 	switch {
 	case r.Kind == engine.Chat:
-		return e.chatTokens(r)
+		return e.chatTokens(r, tools)
 	case len(r.Tokens) > 0:
 		return e.fit(r.Tokens, "prompt")
 	}
@@ -247,12 +258,16 @@ func (e *Engine) tokens(r *engine.Request) ([]int32, error) {
 }
 
 // chatTokens renders a conversation. What the client wrote never becomes a control token.
-func (e *Engine) chatTokens(r *engine.Request) ([]int32, error) {
+func (e *Engine) chatTokens(r *engine.Request, tools *tools) ([]int32, error) {
 	if e.model.template == nil {
 		return nil, engine.Errorf(engine.Invalid, engine.CodeUnsupported, "messages", "this model has no chat template: ask for a completion")
 	}
+	var list json.RawMessage
+	if tools != nil {
+		list = tools.raw
+	}
 	veil := e.model.vocab.newVeil()
-	prompt, err := e.model.template.render(r.Messages, veil.mask)
+	prompt, err := e.model.template.render(r.Messages, list, veil.mask)
 	if err != nil {
 		return nil, err
 	}

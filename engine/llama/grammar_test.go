@@ -327,17 +327,30 @@ func TestFormRefusals(t *testing.T) {
 	}
 }
 
-// BenchmarkStructured compares answers of one length with and without a form that holds all of them.
+// BenchmarkStructured compares answers of one length, alone and eight at once, with and without a form.
 func BenchmarkStructured(b *testing.B) {
-	for name, grammar := range map[string]string{"free": "", "letters": `root ::= [a-zA-Z ,.'\n]{0,999} "~"`, "digits": `root ::= ([0-9]{1,3} " ")+ "~"`} {
-		for _, temperature := range []float64{0, 1} {
-			b.Run(fmt.Sprintf("%s/t=%v", name, temperature), func(b *testing.B) {
+	const schema = `{"type":"array","minItems":40,"items":{"type":"object","required":["name","wheels"],"additionalProperties":false,
+		"properties":{"name":{"type":"string","maxLength":30},"wheels":{"type":"integer","minimum":2,"maximum":20}}}}`
+	forms := map[string]func(*engine.Request){
+		"free": func(r *engine.Request) { r.Sampling.IgnoreEOS = true },
+		"schema": func(r *engine.Request) {
+			r.ResponseFormat = []byte(`{"type":"json_schema","json_schema":{"schema":` + schema + `}}`)
+		},
+		"json":   func(r *engine.Request) { r.ResponseFormat = []byte(anyJSON) },
+		"digits": func(r *engine.Request) { r.Grammar = `root ::= ([0-9]{1,3} " "){99}` }, // refuses often
+	}
+	for name, form := range forms {
+		for _, at := range []struct {
+			n           int
+			temperature float64
+		}{{1, 0}, {1, 1}, {8, 1}} {
+			b.Run(fmt.Sprintf("%s/n=%d/t=%v", name, at.n, at.temperature), func(b *testing.B) {
 				e := open(b, config(b))
 				tokens := 0
 				for b.Loop() {
-					r := chat("Tell me a story. "+strings.Repeat("Please. ", 4), 64)
-					r.Grammar, r.Sampling.Temperature = grammar, temperature
-					r.Sampling.IgnoreEOS = grammar == ""
+					r := chat("List lorries as JSON.", 64)
+					r.Sampling.Temperature, r.Sampling.N = at.temperature, at.n
+					form(r)
 					c, err := e.Run(b.Context(), r, nil)
 					if err != nil {
 						b.Fatal(err)

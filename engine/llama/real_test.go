@@ -204,7 +204,7 @@ func TestUserTextIsNeverControl(t *testing.T) {
 	control := v.tokenize("<|im_start|>", true)[0]
 	count := func(content string) (n int, text string) {
 		raw := fmt.Sprintf(`[{"role":"system","content":"Be brief."},{"role":"user","content":%q}]`, content)
-		ids, err := e.chatTokens(&engine.Request{Kind: engine.Chat, Messages: []byte(raw)})
+		ids, err := e.chatTokens(&engine.Request{Kind: engine.Chat, Messages: []byte(raw)}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -247,7 +247,7 @@ func TestRefusals(t *testing.T) {
 		code   string
 	}{
 		"tools":           {func(r *engine.Request) { r.Tools = []byte(`[{"type":"function"}]`) }, "tools", engine.CodeUnsupported},
-		"forced tool":     {func(r *engine.Request) { r.ToolChoice = []byte(`"required"`) }, "tool_choice", engine.CodeUnsupported},
+		"forced tool":     {func(r *engine.Request) { r.ToolChoice = []byte(`"required"`) }, "tool_choice", engine.CodeInvalidValue},
 		"named tool":      {func(r *engine.Request) { r.ToolChoice = []byte(`{"type":"function"}`) }, "tool_choice", engine.CodeUnsupported},
 		"hot":             {func(r *engine.Request) { r.Sampling.Temperature = 2.1 }, "temperature", engine.CodeInvalidValue},
 		"negative length": {func(r *engine.Request) { r.Sampling.MaxTokens = -1 }, "max_tokens", engine.CodeInvalidValue},

@@ -18,6 +18,7 @@ import (
 type template struct {
 	compiled *jinja.Template
 	bos, eos string
+	tools    bool // it writes tools and calls itself, between Hermes' tags
 }
 
 func newTemplate(source, bos, eos string) (*template, error) {
@@ -25,22 +26,62 @@ func newTemplate(source, bos, eos string) (*template, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile its chat template: %w", err)
 	}
-	return &template{t, bos, eos}, nil
+	out := &template{compiled: t, bos: bos, eos: eos}
+	out.tools = strings.Contains(source, callOpen) && out.probe()
+	return out, nil
+}
+
+// probe says whether a tool appears in what is rendered.
+func (t *template) probe() bool {
+	const tool = `[{"type":"function","function":{"name":"lorry_probe","description":"","parameters":{"type":"object","properties":{}}}}]`
+	same := func(s string) string { return s }
+	tools, err := decodeOrdered([]byte(tool))
+	if err != nil {
+		return false
+	}
+	list, err := readMessages([]byte(`[{"role":"user","content":"hi"}]`), same)
+	if err != nil {
+		return false
+	}
+	text, err := t.write(list, &tools)
+	return err == nil && strings.Contains(text, "lorry_probe")
 }
 
 // render is the prompt for a conversation that the model is to answer. mask is applied to every text that the client
 // wrote. A template that refuses the conversation makes the request invalid.
-func (t *template) render(messages json.RawMessage, mask func(string) string) (string, error) {
+func (t *template) render(messages, tools json.RawMessage, mask func(string) string) (string, error) {
 	list, err := readMessages(messages, mask)
 	if err != nil {
 		return "", err
 	}
-	out, err := t.compiled.RenderValues(map[string]jinja.Value{
-		"messages":              list,
+	if err := t.writeCalls(list); err != nil {
+		return "", err
+	}
+	if tools == nil {
+		return t.write(list, nil)
+	}
+	v, err := decodeOrdered(tools)
+	if err != nil || !v.IsList() {
+		return "", invalid("tools", "tools are no valid JSON array: %v", err)
+	}
+	v = maskValue(v, mask)
+	if t.tools {
+		return t.write(list, &v)
+	}
+	return t.write(tellTools(list, v), nil)
+}
+
+func (t *template) write(messages jinja.Value, tools *jinja.Value) (string, error) {
+	values := map[string]jinja.Value{
+		"messages":              messages,
 		"bos_token":             jinja.NewString(t.bos),
 		"eos_token":             jinja.NewString(t.eos),
 		"add_generation_prompt": jinja.NewBool(true),
-	})
+	}
+	if tools != nil {
+		values["tools"] = *tools
+	}
+	out, err := t.compiled.RenderValues(values)
 	if err != nil {
 		return "", badMessages("the model's chat template refuses the messages: %v", err)
 	}
