@@ -1,7 +1,6 @@
 package llama
 
 import (
-	"math"
 	"slices"
 	"time"
 
@@ -13,8 +12,8 @@ import (
 // grammar holds one answer to a form. It is llama.cpp's, and stands outside of any chain of samplers: a token is drawn
 // freely and asked about alone, which costs some microseconds; only where it is forbidden are others asked about.
 //
-// llama.cpp ends the process when it is told of a token that does not fit. So accept takes none but one that allows or
-// mask let through, and each once.
+// llama.cpp ends the process when it is told of a token that does not fit. So accept takes none but one that allows
+// let through, and each once.
 type grammar struct {
 	native llama.Sampler // 0 after free
 	form   *form
@@ -36,9 +35,9 @@ const maxGlance = 50 * time.Millisecond
 
 // allows says whether a token may come next.
 func (g *grammar) allows(id int32) bool {
-	g.begun = time.Now()
+	begun := time.Now()
 	ok := g.glance(id)
-	if time.Since(g.begun) > maxGlance { // the machine was busy, or it is the grammar
+	if time.Since(begun) > maxGlance { // the machine was busy, or it is the grammar
 		again := time.Now()
 		g.glance(id)
 		g.slow = g.slow || time.Since(again) > maxGlance
@@ -82,31 +81,8 @@ func (g *grammar) free() {
 	}
 }
 
-// mask is a copy of a row in which only tokens that may come next are left. To ask about the whole vocabulary takes as
-// long as a step, so the likeliest are asked about first, and no others once what is not asked about has no chance.
-func (g *grammar) mask(row []float32, temperature float64, work *scratch) []float32 {
-	masked := work.blank(len(row))
-	first := argmax(row)
-	if first < 0 {
-		return masked
-	}
-	ceiling := float32(math.Inf(1))
-	for band := float32(4); ; band *= 2 {
-		floor := row[first] - band
-		if band > 32 {
-			floor = negInf
-		}
-		g.ask(row, masked, floor, ceiling, work)
-		if g.slow || floor == negInf || enough(row, masked, floor, temperature) {
-			g.dead = argmax(masked) < 0
-			return masked
-		}
-		ceiling = floor
-	}
-}
-
-// ask copies those tokens above floor and up to ceiling that may come next.
-func (g *grammar) ask(row, masked []float32, floor, ceiling float32, work *scratch) {
+// prune takes those tokens out of a row that may not come next, as far as they lie above floor and up to ceiling.
+func (g *grammar) prune(row []float32, floor, ceiling float32, work *scratch) {
 	tokens := work.tokens[:0]
 	for id, x := range row {
 		if x > floor && x <= ceiling {
@@ -120,44 +96,9 @@ func (g *grammar) ask(row, masked []float32, floor, ceiling float32, work *scrat
 		}
 		g.apply(part)
 		for _, t := range part {
-			masked[t.Id] = t.Logit
+			row[t.Id] = t.Logit
 		}
 	}
-}
-
-// negligible is the share of all weight that tokens may have together without having been asked about.
-const negligible = 1e-6
-
-// enough says whether the tokens up to floor matter beside those that are left above it.
-func enough(row, masked []float32, floor float32, temperature float64) bool {
-	best := argmax(masked)
-	if best < 0 || temperature == 0 {
-		return best >= 0
-	}
-	var known, unknown float64
-	for id, x := range row {
-		d := float64(x-masked[best]) / temperature
-		switch {
-		case d <= faint:
-		case x <= floor:
-			unknown += exp(d)
-		case masked[id] > negInf:
-			known += exp(d)
-		}
-	}
-	return unknown <= negligible*known
-}
-
-// blank is a row in which no token is left.
-func (w *scratch) blank(n int) []float32 {
-	if cap(w.masked) < n {
-		w.masked = make([]float32, n)
-	}
-	w.masked = w.masked[:n]
-	for i := range w.masked {
-		w.masked[i] = negInf
-	}
-	return w.masked
 }
 
 // hold gives each answer its grammar.

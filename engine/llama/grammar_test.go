@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"lorry/engine"
 	"lorry/engine/gbnf"
@@ -201,35 +203,37 @@ func TestGrammarPreempted(t *testing.T) {
 	}
 }
 
-// TestMaskIsExact compares a mask that stops early with one over the whole vocabulary.
-func TestMaskIsExact(t *testing.T) {
+// TestPrune wants tokens to be judged together as they are alone, and those outside of the band to stay.
+func TestPrune(t *testing.T) {
 	e := open(t, config(t))
-	f := &form{grammar: `root ::= "Q" [a-z]+`, param: "grammar"}
-	gs, err := e.shelf.copies(f, 1)
+	gs, err := e.shelf.copies(&form{grammar: `root ::= "Q" [a-z]+`, param: "grammar"}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := gs[0]
 	defer g.free()
+	g.begun = time.Now()
 	row := make([]float32, e.model.vocab.size)
 	for i := range row {
 		row[i] = float32(20 * uniform(7, uint64(i)))
 	}
-	for _, temperature := range []float64{0, 0.2, 1, 2} {
-		early := g.mask(row, temperature, &scratch{})
-		whole := (&scratch{}).blank(len(row))
-		g.ask(row, whole, negInf, float32(1e9), &scratch{})
-		if argmax(early) != argmax(whole) {
-			t.Errorf("temperature %v: the likeliest is %d, want %d", temperature, argmax(early), argmax(whole))
+	pruned := slices.Clone(row)
+	g.prune(pruned, 5, 15, &scratch{})
+	left := 0
+	for id, x := range row {
+		want := x
+		if x > 5 && x <= 15 && !g.glance(int32(id)) {
+			want = negInf
 		}
-		for id, x := range early {
-			if x > negInf && x != whole[id] {
-				t.Fatalf("temperature %v: token %d is %v, want %v", temperature, id, x, whole[id])
-			}
-			if (x > negInf) != g.allows(int32(id)) && x > negInf {
-				t.Fatalf("token %d alone is judged otherwise", id)
-			}
+		if pruned[id] != want {
+			t.Fatalf("token %d of %v became %v, want %v", id, x, pruned[id], want)
 		}
+		if x > 5 && x <= 15 && want == x {
+			left++
+		}
+	}
+	if left == 0 {
+		t.Error("no token was left")
 	}
 }
 
@@ -237,7 +241,7 @@ func TestMaskIsExact(t *testing.T) {
 func TestSecondDraw(t *testing.T) {
 	e := open(t, config(t))
 	v := e.model.vocab
-	row := (&scratch{}).blank(v.size)
+	row := slices.Repeat([]float32{negInf}, v.size)
 	a, b, c := v.tokenize("1", false)[0], v.tokenize("2", false)[0], v.tokenize("x", false)[0]
 	row[a], row[b], row[c] = 0, 0, 0.7
 	p := newSampler(engine.Sampling{Temperature: 1, TopP: 1, N: 1}, 0, nil, &scratch{})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
 
@@ -25,7 +26,6 @@ type sampler struct {
 // scratch is the room that samplers of one loop share: some rows of the vocabulary.
 type scratch struct {
 	logits []float32
-	masked []float32
 	cands  []candidate
 	tokens []llama.TokenData
 }
@@ -78,19 +78,40 @@ func (p *sampler) take(row []float32, seed uint64, index int) int32 {
 	return p.draw(row, uniform(seed, uint64(index)))
 }
 
-// fitting is the token drawn if the grammar allows it, else one drawn anew from those that it allows: with another
-// number, for the first one fell among tokens that are out, and would always lead to the same neighbours of them.
+// bands are how far below the likeliest token those lie that the grammar is asked about after so many refusals; then it
+// is asked about all, which takes as long as a step.
+var bands = [...]float32{4, 8, 12, 16}
+
+// fitting is the token drawn if the grammar allows it. Else the likeliest tokens that it forbids are taken out and another
+// is drawn, with a number of its own: so each token that is allowed keeps its share of what they have together, whatever
+// was refused before it.
 func (p *sampler) fitting(row []float32, id int32, index int) int32 {
-	if !p.grammar.allows(id) && !p.grammar.slow {
-		const other = 0x6772616d6d6172
-		id = p.take(p.grammar.mask(row, p.Temperature, p.work), mix(p.seed^other), index)
+	g := p.grammar
+	g.begun = time.Now()
+	ceiling := float32(math.Inf(1))
+	top := row[argmax(row)]
+	for draw := 0; id >= 0 && !g.allows(id) && !g.slow; draw++ {
+		if draw == 0 {
+			p.work.logits = append(p.work.logits[:0], row...) // it may be the row already
+			row = p.work.logits
+		}
+		floor := negInf
+		if draw < len(bands) {
+			floor = top - bands[draw]
+		}
+		row[id] = negInf
+		g.prune(row, floor, ceiling, p.work)
+		id, ceiling = p.take(row, p.otherSeed(draw), index), floor
 	}
-	if id < 0 || p.grammar.slow {
+	if g.dead = id < 0; g.dead || g.slow {
 		return -1
 	}
-	p.grammar.accept(id)
+	g.accept(id)
 	return id
 }
+
+// otherSeed is the seed of another draw of the same token.
+func (p *sampler) otherSeed(draw int) uint64 { return mix(p.seed ^ uint64(draw+1)<<32) }
 
 // banned is a bias that takes a token out altogether, as OpenAI's documentation promises.
 const banned = -100
