@@ -42,7 +42,9 @@ func TestFlight(t *testing.T) {
 }
 
 // withToken puts a token into a NATS URL.
-func withToken(url, token string) string { return strings.Replace(url, "nats://", "nats://"+token+"@", 1) }
+func withToken(url, token string) string {
+	return strings.Replace(url, "nats://", "nats://"+token+"@", 1)
+}
 
 // all sends n equal requests at the same moment, every second one asynchronously, and waits for their answers.
 func (c *client) all(t *testing.T, n int, body map[string]any) {
