@@ -37,7 +37,13 @@ func showFile(f batch.File) fileObject {
 
 // createFile takes an upload in. Its bytes go from the connection to the store without waiting in memory; what is cut
 // off, refused or too large leaves nothing.
-func (s *Server) createFile(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) createFile(w http.ResponseWriter, r *http.Request) (err error) {
+	b := newUploadBody(w, r)
+	defer func() {
+		if err != nil {
+			b.refused()
+		}
+	}()
 	who, err := s.who(r)
 	if err != nil {
 		return err
@@ -47,7 +53,11 @@ func (s *Server) createFile(w http.ResponseWriter, r *http.Request) error {
 		return unavailable(codeDraining, "This server is shutting down and takes no new work. Try again: another one will answer.")
 	}
 	defer s.release()
-	b := newUploadBody(w, r)
+	leave, err := s.uploads.enter(who.Tenant)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	defer context.AfterFunc(s.over, b.cut)()
 	form, err := uploadForm(r, b)
 	if err != nil {

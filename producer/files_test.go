@@ -1,7 +1,9 @@
 package producer
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -246,6 +249,45 @@ func TestUploadCutOff(t *testing.T) {
 	if n := count(t, blobs); n != 1 {
 		t.Errorf("%d blobs", n)
 	}
+}
+
+// half begins an upload and leaves it there.
+func (r *road) half() net.Conn {
+	r.t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+	ok(r.t, err)
+	r.t.Cleanup(func() { _ = c.Close() })
+	_, err = fmt.Fprintf(c, "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 100000\r\n\r\n%s", formType, form(forB, lines)[:150])
+	ok(r.t, err)
+	return c
+}
+
+// A drain waits for uploads no longer than its grace.
+func TestUploadDrained(t *testing.T) {
+	r, blobs := shelve(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	s, r2 := r.second(Config{Files: r.server.cfg.Files, Grace: 50 * time.Millisecond}, ctx)
+	c := r2.half()
+	wait(t, "the upload has begun", func() bool { return !s.held0() })
+	cancel()
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	ok(t, err)
+	defer res.Body.Close()
+	if res.StatusCode != 408 || count(t, blobs) != 0 {
+		t.Errorf("%s, %d blobs", res.Status, count(t, blobs))
+	}
+}
+
+func TestManyUploads(t *testing.T) {
+	r, _ := shelve(t)
+	var cs []net.Conn
+	for range tenantUploads {
+		cs = append(cs, r.half())
+	}
+	wait(t, "all are under way", func() bool { return r.upload(forB, lines).status == 429 })
+	r.upload(forB, lines).refused(t, 429, "rate_limit_exceeded")
+	ok(t, cs[0].Close())
+	wait(t, "one ended", func() bool { return r.upload(forB, lines).status == 200 })
 }
 
 // held0 says whether no request is under way.

@@ -74,6 +74,7 @@ type Server struct {
 	cfg     Config
 	handler http.Handler
 	waiting tenants
+	uploads uploads
 	recent  recent
 	// background is for verdicts whose answers have left already.
 	background chan *result.Verdict

@@ -2,6 +2,7 @@ package producer
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -22,6 +25,8 @@ const (
 	maxField     = 1 << 10
 	maxParts     = 32
 	maxFilename  = 255
+	// tenantUploads bounds a tenant's uploads at one producer at the same moment; past it clients get 429.
+	tenantUploads = 32
 	// uploadIdle is how long an upload may bring no byte at all.
 	uploadIdle = time.Minute
 	// drainBytes and drainTime bound what is still read of an upload that was refused: a client that is still writing may
@@ -44,6 +49,8 @@ type uploadBody struct {
 	r       io.Reader
 	control *http.ResponseController
 	failed  error // nil at its end
+	ended   bool
+	over    atomic.Bool
 }
 
 func newUploadBody(w http.ResponseWriter, r *http.Request) *uploadBody {
@@ -55,25 +62,39 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 		return 0, b.failed
 	}
 	_ = b.control.SetReadDeadline(time.Now().Add(uploadIdle))
+	if b.over.Load() { // behind the deadline: cut sets both the other way round
+		b.failed = os.ErrDeadlineExceeded
+		return 0, b.failed
+	}
 	n, err := b.r.Read(p)
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF):
+		b.ended = true
 		// Behind the body, net/http watches for the client's leaving by a read that must have no deadline.
 		_ = b.control.SetReadDeadline(time.Time{})
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
+	case err != nil:
 		b.failed = err
 	}
 	return n, err
 }
 
 // cut ends a read that waits.
-func (b *uploadBody) cut() { _ = b.control.SetReadDeadline(time.Now()) }
+func (b *uploadBody) cut() {
+	b.over.Store(true)
+	_ = b.control.SetReadDeadline(time.Now())
+}
+
+// refused bounds what net/http reads of the body before it answers: a client that stands still must not hold that up.
+func (b *uploadBody) refused() {
+	if !b.ended {
+		_ = b.control.SetReadDeadline(time.Now().Add(drainTime))
+	}
+}
 
 // drain reads on for a little while.
 func (b *uploadBody) drain() {
-	_ = b.control.SetReadDeadline(time.Now().Add(drainTime))
+	b.refused()
 	_, _ = io.CopyN(io.Discard, b.r, drainBytes)
-	_ = b.control.SetReadDeadline(time.Time{})
 }
 
 // fault is why the body could not be read to its end.
@@ -95,6 +116,35 @@ type upload struct {
 	filename string
 	// malformed forms can't be read on.
 	malformed bool
+}
+
+// uploads counts a tenant's uploads under way: each holds a connection, and up to 4 MiB of memory before an object store.
+type uploads struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+// enter takes a place. leave gives it back.
+func (u *uploads) enter(tenant string) (leave func(), err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.n[tenant] >= tenantUploads {
+		return nil, &apiError{Status: http.StatusTooManyRequests, Type: typeRateLimit, Code: codeRate, RetryAfter: 2 * time.Second,
+			Message: fmt.Sprintf("%d uploads of this tenant are under way. Try again when one has ended.", tenantUploads)}
+	}
+	if u.n == nil {
+		u.n = map[string]int{}
+	}
+	u.n[tenant]++
+	return func() { u.leave(tenant) }, nil
+}
+
+func (u *uploads) leave(tenant string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.n[tenant]--; u.n[tenant] == 0 {
+		delete(u.n, tenant)
+	}
 }
 
 // uploadForm begins to read a request's form.
