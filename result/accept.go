@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -161,14 +162,21 @@ func idemKey(t, key string) string {
 }
 
 // Idempotent binds a key to a job for 24 hours, per tenant. Bound before with the same body, it answers the job that
-// stands (empty: this one is bound now); with another body, ErrIdemMismatch.
+// stands (empty: this one is bound now); with another body, ErrIdemMismatch. While Redis is lost it is ErrEpoch: the key
+// may be bound by a job that only the streams know, and a replay overwrites what is bound meanwhile.
 func (s *Store) Idempotent(ctx context.Context, tenant string, i queue.Idem, job string) (standing string, err error) {
-	old, err := s.rdb.SetArgs(ctx, idemKey(tenant, i.Key), job+" "+i.Body, redis.SetArgs{Mode: "NX", Get: true, TTL: idemTTL}).Result()
-	switch {
-	case err == redis.Nil:
-		return "", nil
-	case err != nil:
+	p := s.rdb.Pipeline()
+	epoch := p.Exists(ctx, epochKey)
+	set := p.SetArgs(ctx, idemKey(tenant, i.Key), job+" "+i.Body, redis.SetArgs{Mode: "NX", Get: true, TTL: idemTTL})
+	if _, err := p.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return "", s.away(err)
+	}
+	if epoch.Val() == 0 {
+		return "", fmt.Errorf("result: %w", ErrEpoch)
+	}
+	old, err := set.Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil
 	}
 	standing, body, _ := strings.Cut(old, " ")
 	if body != i.Body {

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"lorry/queue"
 )
 
@@ -130,7 +128,8 @@ func (s *Store) reaccept(ctx context.Context, jobs []*queue.Job) error {
 	return nil
 }
 
-// rebind restores an idempotency key for the rest of its time.
+// rebind restores an idempotency key for the rest of its time. It overwrites: what was bound while Redis was lost was
+// bound without a look at the streams, and refused.
 func (s *Store) rebind(ctx context.Context, tenant string, i *queue.Idem, job string, created int64) error {
 	if i == nil {
 		return nil
@@ -139,8 +138,7 @@ func (s *Store) rebind(ctx context.Context, tenant string, i *queue.Idem, job st
 	if left <= 0 {
 		return nil
 	}
-	err := s.rdb.SetArgs(ctx, idemKey(tenant, i.Key), job+" "+i.Body, redis.SetArgs{Mode: "NX", TTL: left}).Err()
-	if err != nil && err != redis.Nil {
+	if err := s.rdb.Set(ctx, idemKey(tenant, i.Key), job+" "+i.Body, left).Err(); err != nil {
 		return s.away(err)
 	}
 	return nil

@@ -234,6 +234,9 @@ func TestReplayAfterFlush(t *testing.T) {
 	if err := s.Accept(t.Context(), job("job_new")); !errors.Is(err, result.ErrEpoch) {
 		t.Errorf("nothing is accepted meanwhile: %v", err)
 	}
+	if _, err := s.Idempotent(t.Context(), "acme", *done.Idem, "job_again"); !errors.Is(err, result.ErrEpoch) {
+		t.Errorf("no key is bound meanwhile: %v", err)
+	}
 	_, err = s.Replay(t.Context())
 	ok(t, err)
 	for j, want := range map[*queue.Job]queue.State{done: queue.Succeeded, waiting: queue.Queued, cancelled: queue.Cancelled} {
