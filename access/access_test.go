@@ -14,32 +14,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
+
+	"lorry/queue/queuetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func jetStream(t *testing.T) jetstream.JetStream {
-	t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	nc, err := nats.Connect(srv.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
-}
 
 // start runs a store until the test ends.
 func start(t *testing.T, c Config) *Store {
@@ -78,7 +57,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestKeyFromBirthToRevocation(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	here, there := start(t, Config{JS: js}), start(t, Config{JS: js})
 	secret, k, err := here.CreateKey(t.Context(), CreateKey{Tenant: "acme", Name: "ci"})
 	if err != nil {
@@ -102,7 +81,7 @@ func TestKeyFromBirthToRevocation(t *testing.T) {
 }
 
 func TestSecretIsKeptNowhere(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	s := start(t, Config{JS: js})
 	secret, k, err := s.CreateKey(t.Context(), CreateKey{Tenant: "acme", Admin: true})
 	if err != nil {
@@ -123,7 +102,7 @@ func TestSecretIsKeptNowhere(t *testing.T) {
 }
 
 func TestAuthenticate(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	s := start(t, Config{JS: js, Open: true})
 	if p, err := s.Authenticate("anything"); err != nil || p.Tenant != DefaultTenant || !s.IsOpen() {
 		t.Fatalf("open: %+v, %v", p, err)
@@ -156,7 +135,7 @@ func TestAuthenticate(t *testing.T) {
 }
 
 func TestOpenEndsWithTheFirstKeyForGood(t *testing.T) {
-	s := start(t, Config{JS: jetStream(t), Open: true})
+	s := start(t, Config{JS: queuetest.JetStream(t), Open: true})
 	_, k, err := s.CreateKey(t.Context(), CreateKey{Tenant: "a"})
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +152,7 @@ func TestOpenEndsWithTheFirstKeyForGood(t *testing.T) {
 }
 
 func TestClosedWithoutKeysLetsNobodyIn(t *testing.T) {
-	s := start(t, Config{JS: jetStream(t)})
+	s := start(t, Config{JS: queuetest.JetStream(t)})
 	if _, err := s.Authenticate(""); !errors.Is(err, ErrNoKey) {
 		t.Errorf("got %v", err)
 	}
@@ -187,7 +166,7 @@ func TestNobodyGetsInBeforeTheKeysAreRead(t *testing.T) {
 }
 
 func TestKeysWithoutRun(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	s := New(Config{JS: js})
 	if _, err := s.Keys(t.Context()); err == nil {
 		t.Error("a missing bucket gave no error")
@@ -213,7 +192,7 @@ func TestKeysWithoutRun(t *testing.T) {
 }
 
 func TestTenantSettings(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	here, there := start(t, Config{JS: js}), start(t, Config{JS: js})
 	if got := here.Tenant("acme"); got.Weight != 1 || got.Paused {
 		t.Errorf("defaults: %+v", got)
@@ -235,7 +214,7 @@ func TestTenantSettings(t *testing.T) {
 }
 
 func TestConcurrentSettingsLoseNoWriter(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	s := start(t, Config{JS: js})
 	errs := make(chan error, 8)
 	for i := range 8 {

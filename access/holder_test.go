@@ -3,10 +3,12 @@ package access
 import (
 	"errors"
 	"testing"
+
+	"lorry/queue/queuetest"
 )
 
 func TestHolder(t *testing.T) {
-	s := start(t, Config{JS: jetStream(t)})
+	s := start(t, Config{JS: queuetest.JetStream(t)})
 	_, k, err := s.CreateKey(t.Context(), CreateKey{Tenant: "acme", Admin: true})
 	if err != nil {
 		t.Fatal(err)

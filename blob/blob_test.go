@@ -16,10 +16,10 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+
+	"lorry/queue/queuetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,7 +48,7 @@ func openDir(t *testing.T) kept {
 }
 
 func openObjects(t *testing.T) kept {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	o := NewObjects(ObjectsConfig{JS: js})
 	ok(t, o.Setup(t.Context()))
 	ok(t, o.Setup(t.Context()))
@@ -59,23 +59,6 @@ func openObjects(t *testing.T) kept {
 		ok(t, err)
 		return (len(i.State.Subjects) + 2) / 3 // a small blob's: a part's meta and chunks, a manifest
 	}}
-}
-
-func jetStream(t *testing.T) jetstream.JetStream {
-	t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
-	ok(t, err)
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	nc, err := nats.Connect(srv.ClientURL())
-	ok(t, err)
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	ok(t, err)
-	return js
 }
 
 func ok(t testing.TB, err error) {
@@ -282,7 +265,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 func TestFullBucket(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	o := NewObjects(ObjectsConfig{JS: js, MaxBytes: partSize + 1<<20})
 	ok(t, o.Setup(t.Context()))
 	if _, err := o.Put(t.Context(), bytes.NewReader(noise(2*partSize)), 0, nil); !errors.Is(err, ErrFull) {

@@ -8,39 +8,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
 	"lorry/engine"
+	"lorry/queue/queuetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func jetStream(t *testing.T) jetstream.JetStream {
-	t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	nc, err := nats.Connect(srv.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
-}
 
 func start(t *testing.T, js jetstream.JetStream) *Registry {
 	t.Helper()
@@ -78,7 +54,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 var base, other = strings.Repeat("ab", 32), strings.Repeat("cd", 32)
 
 func TestPutAndResolve(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	here, there := start(t, js), start(t, js)
 	m := Model{Name: "smollm2", Base: base, Context: 2048, Runtime: "llama", File: "smollm2.gguf"}
 	if err := here.Put(t.Context(), m); err != nil {
@@ -100,7 +76,7 @@ func TestPutAndResolve(t *testing.T) {
 }
 
 func TestPutOfTheSameWritesNothing(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	r := start(t, js)
 	m := Model{Name: "echo", Base: base}
 	for range 3 {
@@ -116,7 +92,7 @@ func TestPutOfTheSameWritesNothing(t *testing.T) {
 }
 
 func TestManyWorkersRegisterTheSameModel(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	r := start(t, js)
 	errs := make(chan error, 16)
 	for i := range 16 {
@@ -135,7 +111,7 @@ func TestManyWorkersRegisterTheSameModel(t *testing.T) {
 }
 
 func TestOnlyWhatExistsResolves(t *testing.T) {
-	r := start(t, jetStream(t))
+	r := start(t, queuetest.JetStream(t))
 	for _, n := range []string{"llama", "llama:8b", "org/model-1.5"} {
 		if err := r.Put(t.Context(), Model{Name: n, Base: base}); err != nil {
 			t.Fatal(err)
@@ -167,7 +143,7 @@ func TestResolveBeforeTheBucketIsRead(t *testing.T) {
 }
 
 func TestBadModelsAreRefused(t *testing.T) {
-	r := New(Config{JS: jetStream(t)})
+	r := New(Config{JS: queuetest.JetStream(t)})
 	if err := r.Setup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +169,7 @@ func TestBadModelsAreRefused(t *testing.T) {
 }
 
 func TestDeletedModelResolvesNoMore(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	r := start(t, js)
 	if err := r.Put(t.Context(), Model{Name: "a", Base: base}); err != nil {
 		t.Fatal(err)

@@ -9,36 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"lorry/queue/queuetest"
 )
 
-func jetStream(t *testing.T) jetstream.JetStream {
-	t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	nc, err := nats.Connect(srv.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
-}
-
 func TestInstanceSecretIsMadeOnce(t *testing.T) {
-	js := jetStream(t)
+	js := queuetest.JetStream(t)
 	sealer, _ := NewSealer(bytes.Repeat([]byte{7}, 32))
 	s := NewSecrets(SecretsConfig{JS: js, Sealer: sealer})
 	if err := s.Setup(t.Context()); err != nil {
@@ -74,7 +49,7 @@ func TestInstanceSecretIsMadeOnce(t *testing.T) {
 }
 
 func TestRotation(t *testing.T) {
-	s := NewSecrets(SecretsConfig{JS: jetStream(t)})
+	s := NewSecrets(SecretsConfig{JS: queuetest.JetStream(t)})
 	if err := s.Setup(t.Context()); err != nil {
 		t.Fatal(err)
 	}

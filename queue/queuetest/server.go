@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"lorry/queue"
@@ -40,6 +41,16 @@ func Connect(t testing.TB, s *server.Server) *nats.Conn {
 	}
 	t.Cleanup(nc.Close)
 	return nc
+}
+
+// JetStream is a connection to a server of its own.
+func JetStream(t testing.TB) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(Connect(t, Server(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
 }
 
 // New is a running queue with its streams, over a server of its own unless c has a connection.
