@@ -93,7 +93,8 @@ func (q *Queue) Submit(ctx context.Context, j *Job) error {
 	if _, err := q.backlog.Publish(ctx, m); err != nil {
 		return fmt.Errorf("queue: submit %s: %w", j.ID, err)
 	}
-	return q.wake(b, m.Subject)
+	q.wake(b, m.Subject)
+	return nil
 }
 
 // Push puts a job someone waits for straight into the ready window of its lane, past the dispatcher.
@@ -107,9 +108,8 @@ func (q *Queue) Push(ctx context.Context, j *Job) error {
 }
 
 // wake is a hint: a lost one costs a second, the time of the dispatcher's own look.
-func (q *Queue) wake(b, subject string) error {
+func (q *Queue) wake(b, subject string) {
 	_ = q.cfg.Conn.Publish(WakeSubject(b), []byte(subject))
-	return nil
 }
 
 func message(subject string, data []byte, headers ...string) *nats.Msg {

@@ -28,19 +28,22 @@ const acceptAtOnce = 128
 
 func (s *Store) accept(ctx context.Context, jobs []*queue.Job) error {
 	by := byTenant(jobs)
-	var calls []call
-	for t, js := range by {
-		for part := range slices.Chunk(js, acceptAtOnce) {
-			calls = append(calls, s.acceptCall(t, part))
-		}
-	}
-	if _, err := s.run(ctx, true, calls...); err != nil {
+	if _, err := s.run(ctx, true, s.acceptCalls(by)...); err != nil {
 		return err
 	}
 	for t, js := range by {
 		s.publish(t, changes(js, queue.Queued, "")...)
 	}
 	return nil
+}
+
+func (s *Store) acceptCalls(by map[string][]*queue.Job) (calls []call) {
+	for t, js := range by {
+		for part := range slices.Chunk(js, acceptAtOnce) {
+			calls = append(calls, s.acceptCall(t, part))
+		}
+	}
+	return calls
 }
 
 func (s *Store) acceptCall(t string, js []*queue.Job) call {

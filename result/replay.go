@@ -3,7 +3,6 @@ package result
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"lorry/queue"
@@ -111,13 +110,7 @@ func (s *Store) replayDeliveries(ctx context.Context, ms []queue.Stored) error {
 
 // reaccept is Accept while the epoch is gone.
 func (s *Store) reaccept(ctx context.Context, jobs []*queue.Job) error {
-	var calls []call
-	for t, js := range byTenant(jobs) {
-		for part := range slices.Chunk(js, acceptAtOnce) {
-			calls = append(calls, s.acceptCall(t, part))
-		}
-	}
-	if _, err := s.run(ctx, false, calls...); err != nil {
+	if _, err := s.run(ctx, false, s.acceptCalls(byTenant(jobs))...); err != nil {
 		return err
 	}
 	for _, j := range jobs {

@@ -85,7 +85,7 @@ func (v *Verdict) facts() facts {
 	return facts{v.Lane, v.Endpoint, v.Model, v.Created, 0, v.Waited, v.CacheKey, v.Webhook, v.Idem, v.Metadata, v.ReplayOf, v.Batch, v.Line}
 }
 
-// verdict starts one of a job of which only the facts are known.
+// verdict starts one of a job of which the facts are known.
 func (f facts) verdict(tenant, id string, st queue.State, ended int64) *Verdict {
 	return &Verdict{V: V, Job: id, Tenant: tenant, Lane: f.Lane, State: st, Endpoint: f.Endpoint, Model: f.Model, Created: f.Created,
 		Ended: ended, CacheKey: f.CacheKey, Webhook: f.Webhook, Idem: f.Idem, Metadata: f.Metadata, Batch: f.Batch, Line: f.Line,

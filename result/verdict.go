@@ -50,9 +50,7 @@ type Verdict struct {
 
 // For starts the verdict of a job: all but how it ended.
 func For(j *queue.Job, s queue.State, ended int64) *Verdict {
-	return &Verdict{V: V, Job: j.ID, Tenant: j.Tenant, Lane: j.Lane, State: s, Endpoint: j.Endpoint, Model: j.Request.Model,
-		Created: j.Created, Ended: ended, CacheKey: j.CacheKey, Webhook: j.Webhook, Idem: j.Idem, Metadata: j.Metadata,
-		Batch: j.Batch, Line: j.Line, ReplayOf: j.ReplayOf, Waited: j.Waited}
+	return factsOf(j).verdict(j.Tenant, j.ID, s, ended)
 }
 
 // Status is what Redis knows of a job, terminal or not.
