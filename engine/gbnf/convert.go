@@ -64,7 +64,7 @@ var builtins = map[string]builtin{
 	"boolean":       {`("true" | "false")`, nil},
 	"decimal-part":  {`[0-9]{1,16}`, nil},
 	"integral-part": {`[0] | [1-9] [0-9]{0,15}`, nil},
-	"number":        {`("-"? integral-part) ("." decimal-part)? ([eE] [-+]? integral-part)?`, []string{"integral-part", "decimal-part"}},
+	"number":        {`("-"? integral-part) ("." decimal-part)? ([eE] [-+]? [0-9]{1,2})?`, []string{"integral-part", "decimal-part"}},
 	"integer":       {`("-"? integral-part)`, []string{"integral-part"}},
 	"value":         {`object | array | string | number | boolean | null`, []string{"object", "array", "string", "number", "boolean", "null"}},
 	"object":        {`"{" space ( string ":" space value ("," space string ":" space value)* )? space "}"`, []string{"string", "value"}},

@@ -11,7 +11,8 @@
 //     branch of oneOf fits, that a date exists (no 31 February), that a code point written as two \u escapes counts
 //     once, and that a key is not written twice.
 //   - Not every text that fits the schema is accepted: properties come in the schema's order, objects with properties
-//     are closed unless additionalProperties opens them, and numbers have at most 16 digits.
+//     are closed unless additionalProperties opens them, and numbers have at most 16 digits on each side of the
+//     point and an exponent of two, so that every parser can hold them.
 //   - A keyword that cannot be kept is refused with an [*Unsupported]. None is ignored but annotations.
 package gbnf
 
@@ -27,7 +28,7 @@ char ::= [^"\\\x7F\x00-\x1F] | [\\] (["\\bfnrt] | "u" [0-9a-fA-F]{4})
 decimal-part ::= [0-9]{1,16}
 integral-part ::= [0] | [1-9] [0-9]{0,15}
 null ::= "null"
-number ::= ("-"? integral-part) ("." decimal-part)? ([eE] [-+]? integral-part)?
+number ::= ("-"? integral-part) ("." decimal-part)? ([eE] [-+]? [0-9]{1,2})?
 object ::= "{" space ( string ":" space value ("," space string ":" space value)* )? space "}"
 root ::= object
 space ::= | " " | "\n"{1,2} [ \t]{0,20}

@@ -26,6 +26,8 @@ var holds = map[string]hold{
 		[]string{"2", "3"}, []string{"1", "4"}},
 	"a share": {`{"type":"number","minimum":0,"maximum":1}`, []string{"0", "1", "0.5", "1.0", "0.0001", "0.99"},
 		[]string{"1.01", "-0.1", "2", "1e-1", "."}},
+	"any number": {`{"type":"number"}`, []string{"0", "-1.5", "1e10", "9999999999999999.5E+99", "1e-07"},
+		[]string{"1e100", "159.43E62607728559220", "1e", "01", ".5"}},
 	"more than nothing": {`{"type":"number","exclusiveMinimum":0}`, []string{"0.1", "7", "0.001", "12.5"}, []string{"0", "0.0", "-1"}},
 	"small numbers": {`{"type":"number","minimum":-0.25,"exclusiveMaximum":0.125}`,
 		[]string{"-0.25", "0", "0.1249", "-0.2", "-0", "0.12"}, []string{"-0.2501", "0.125", "0.13", "1"}},
