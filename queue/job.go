@@ -71,6 +71,7 @@ const (
 	Chat        Endpoint = "/v1/chat/completions"
 	Completions Endpoint = "/v1/completions"
 	Generate    Endpoint = "/generate"
+	Responses   Endpoint = "/v1/responses"
 )
 
 // Job is one request and what is to become of its answer. It is immutable once accepted, but for Retry.

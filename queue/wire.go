@@ -47,8 +47,11 @@ func ResultSubject(j *Job) string {
 	return "results.single." + j.Tenant + "." + j.ID
 }
 
-// HookSubject is an event that is to be delivered.
-func HookSubject(tenant, event string) string { return "hook." + tenant + "." + event }
+// EndSubject is where a batch's end is committed.
+func EndSubject(tenant, batch string) string { return "results.end." + tenant + "." + batch }
+
+// HookSubject is an event on its way to one receiver.
+func HookSubject(tenant, delivery string) string { return "hook." + tenant + "." + delivery }
 
 // DeadSubject is a dead letter.
 func DeadSubject(j *Job) string { return "dead." + j.Tenant + "." + j.Request.Model.B() + "." + j.ID }
