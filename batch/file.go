@@ -28,6 +28,8 @@ var (
 	ErrNotFound = errors.New("no such file")
 	// ErrBusy is a file whose equal is being deleted at this moment. The same upload will do a little later.
 	ErrBusy = errors.New("an equal file is being deleted")
+	// ErrExists is a file of an ID that another file has.
+	ErrExists = errors.New("a file of that ID exists")
 )
 
 // Processed is the status of all files: lines are checked when a batch is made of them. (The SDKs wait for it.)
@@ -37,10 +39,13 @@ const Processed = "processed"
 var Purposes = []string{"assistants", "batch", "fine-tune", "vision", "user_data", "evals"}
 
 // AllPurposes are those and the ones that only the server gives.
-var AllPurposes = slices.Concat(Purposes, []string{"assistants_output", "batch_output", "fine-tune-results"})
+var AllPurposes = slices.Concat(Purposes, []string{"assistants_output", PurposeOutput, "fine-tune-results"})
 
 // PurposeBatch files are read as batches' lines.
 const PurposeBatch = "batch"
+
+// PurposeOutput files hold what came of a batch's lines.
+const PurposeOutput = "batch_output"
 
 // Bounds of files, OpenAI's.
 const (

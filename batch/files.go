@@ -68,6 +68,8 @@ type CreateFile struct {
 	ExpiresAfter time.Duration
 	// MaxBytes it may have; 0: no bound but the stream's. Past it: blob.ErrTooLarge.
 	MaxBytes int64
+	// ID is the file's; empty: a new one. Where a file has it, Create fails with ErrExists.
+	ID string
 }
 
 // Create keeps a file that is streamed from r, of at most max bytes. describe is called at r's end (what is said of an
@@ -94,7 +96,9 @@ func (f *Files) Create(ctx context.Context, tenant string, r io.Reader, max int6
 		return err
 	})
 	if err == nil {
-		return file, f.write(ctx, kv, file)
+		if err = f.write(ctx, kv, file); !errors.Is(err, ErrExists) {
+			return file, err
+		}
 	}
 	if claimed {
 		err = errors.Join(err, f.release(ctx, kv, file.Digest))
@@ -104,9 +108,10 @@ func (f *Files) Create(ctx context.Context, tenant string, r io.Reader, max int6
 
 func (f *Files) fill(file *File, wish CreateFile, ref blob.Ref) {
 	now := f.cfg.Now()
+	file.ID = cmp.Or(wish.ID, file.ID)
 	file.Filename, file.Purpose, file.Bytes, file.Digest, file.CreatedAt = wish.Filename, wish.Purpose, ref.Size, ref.Digest, now.Unix()
 	after := wish.ExpiresAfter
-	if after == 0 && wish.Purpose == PurposeBatch {
+	if after == 0 && (wish.Purpose == PurposeBatch || wish.Purpose == PurposeOutput) {
 		after = BatchExpiry
 	}
 	if after > 0 {
@@ -118,7 +123,9 @@ func (f *Files) fill(file *File, wish CreateFile, ref blob.Ref) {
 func (f *Files) write(ctx context.Context, kv jetstream.KeyValue, file File) error {
 	ctx, cancel := step(ctx)
 	defer cancel()
-	if _, err := kv.Create(ctx, file.key(), encode(file)); err != nil {
+	if _, err := kv.Create(ctx, file.key(), encode(file)); mismatch(err) {
+		return fmt.Errorf("batch: write file %s: %w", file.ID, ErrExists)
+	} else if err != nil {
 		return fmt.Errorf("batch: write file %s: %w", file.ID, err)
 	}
 	return nil
@@ -131,10 +138,14 @@ func (f *Files) Get(ctx context.Context, tenant, id string) (File, error) {
 }
 
 func (f *Files) get(ctx context.Context, tenant, id string) (file File, revision uint64, err error) {
-	missing := fmt.Errorf("batch: file %.80q: %w", id, ErrNotFound)
 	if !validID(id) {
-		return file, 0, missing
+		return file, 0, fmt.Errorf("batch: file %.80q: %w", id, ErrNotFound)
 	}
+	return f.record(ctx, tenant, id)
+}
+
+func (f *Files) record(ctx context.Context, tenant, id string) (file File, revision uint64, err error) {
+	missing := fmt.Errorf("batch: file %s: %w", id, ErrNotFound)
 	kv, err := f.bucket(ctx)
 	if err != nil {
 		return file, 0, err

@@ -99,9 +99,10 @@ type Job struct {
 	Trace    string            `json:"trace,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	ReplayOf string            `json:"replay_of,omitempty"`
-	// Batch and Line say which line of which batch this is; Line counts from 1.
-	Batch string `json:"batch,omitempty"`
-	Line  int    `json:"line,omitempty"`
+	// Batch and Line say which line of which batch this is; Line counts from 1. CustomID is its owner's name for it.
+	Batch    string `json:"batch,omitempty"`
+	Line     int    `json:"line,omitempty"`
+	CustomID string `json:"custom_id,omitempty"`
 	// History is what happened to earlier attempts that failed by the job's or the engine's fault.
 	History []Attempt `json:"history,omitempty"`
 }

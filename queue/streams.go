@@ -29,7 +29,7 @@ func (q *Queue) streams() []jetstream.StreamConfig {
 			Description: "retries that wait for their time"},
 		{Name: StreamJobs, Subjects: []string{"jobs.>"}, Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxBytes: q.cfg.JobsBytes,
 			AllowAtomicPublish: true, Description: "deliveries that workers pull"},
-		{Name: StreamResults, Subjects: []string{"results.>"}, MaxAge: 3 * day, AllowAtomicPublish: true,
+		{Name: StreamResults, Subjects: []string{"results.>"}, MaxAge: 3 * day, AllowAtomicPublish: true, AllowMsgTTL: true,
 			Description: "how each job ended; the first verdict stands"},
 		{Name: StreamOutbox, Subjects: []string{"hook.>"}, Retention: jetstream.WorkQueuePolicy,
 			Description: "events until they are delivered or given up"},

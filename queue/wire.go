@@ -50,6 +50,9 @@ func ResultSubject(j *Job) string {
 // EndSubject is where a batch's end is committed.
 func EndSubject(tenant, batch string) string { return "results.end." + tenant + "." + batch }
 
+// LinesSubject is a filter for the verdicts of a batch's lines.
+func LinesSubject(tenant, batch string) string { return "results.line." + tenant + "." + batch + ".*" }
+
 // HookSubject is an event on its way to one receiver.
 func HookSubject(tenant, delivery string) string { return "hook." + tenant + "." + delivery }
 
@@ -67,6 +70,18 @@ func CancelSubject(job string) string          { return "cancel." + job }
 func FleetSubject(worker string) string        { return "fleet." + worker }
 func WakeSubject(b string) string              { return "wake." + b }
 func EventsSubject(tenant string) string       { return "events.jobs." + tenant }
+
+// LinesDone is the hint of ended lines of a batch, on DoneSubject of the batch's ID.
+type LinesDone struct {
+	V     int        `json:"v"`
+	Lines []LineDone `json:"lines"`
+}
+
+// LineDone is one of them: its number, and the tokens that its run cost.
+type LineDone struct {
+	Line   int `json:"line"`
+	Tokens int `json:"tokens,omitempty"`
+}
 
 // TokenMessage is one piece of a running answer, published on TokensSubject for jobs with Stream set. Seq counts from 0
 // within the attempt: a gap means that a hint was lost, and the verdict has the rest.

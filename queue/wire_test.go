@@ -21,7 +21,7 @@ func whole() Job {
 			Sampling: engine.Sampling{Temperature: 0.5, TopP: 0.9, TopK: 40, MinP: 0.05, FrequencyPenalty: 0.1, PresencePenalty: 0.2, RepeatPenalty: 1.1,
 				LogitBias: map[int32]float64{7: -100}, Seed: 42, Stop: []string{"END"}, MaxTokens: 10, MinTokens: 1, IgnoreEOS: true, N: 2, Logprobs: true, TopLogprobs: 3}},
 		Waited: true, Stream: true, CacheKey: "c1", Webhook: &Webhook{URL: "https://example.com/hook", Secret: "sealed"}, Idem: &Idem{Key: "k", Body: "d"},
-		Trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Metadata: map[string]string{"k": "v"}, ReplayOf: "job_00", Batch: "batch_1", Line: 3,
+		Trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Metadata: map[string]string{"k": "v"}, ReplayOf: "job_00", Batch: "batch_1", Line: 3, CustomID: "c",
 		History: []Attempt{{At: 1_800_000_000_001, Worker: "w", Error: &engine.Error{Class: engine.Crashed, Code: "c", Message: "m", Param: "p", Stderr: "e"}, Solo: true}}}
 }
 

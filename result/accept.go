@@ -58,18 +58,24 @@ func (s *Store) acceptCall(t string, js []*queue.Job) call {
 // oldest is the creation time of the oldest job still listed.
 func (s *Store) oldest() int64 { return s.now().Add(-s.cfg.ResultTTL - 24*time.Hour).UnixMilli() }
 
+// byTenant leaves batches' lines out: their batch accepted them.
 func byTenant(jobs []*queue.Job) map[string][]*queue.Job {
 	out := map[string][]*queue.Job{}
 	for _, j := range jobs {
-		out[j.Tenant] = append(out[j.Tenant], j)
+		if j.Batch == "" {
+			out[j.Tenant] = append(out[j.Tenant], j)
+		}
 	}
 	return out
 }
 
-func changes(js []*queue.Job, st queue.State, worker string) []Change {
-	out := make([]Change, len(js))
-	for i, j := range js {
-		out[i] = Change{Job: j.ID, Tenant: j.Tenant, State: st, Lane: j.Lane, Model: j.Request.Model.Name, Worker: worker, At: time.Now().UnixMilli()}
+// changes leaves batches' lines out: there are too many to be told of singly.
+func changes(js []*queue.Job, st queue.State, worker string) (out []Change) {
+	for _, j := range js {
+		if j.Batch != "" {
+			continue
+		}
+		out = append(out, Change{Job: j.ID, Tenant: j.Tenant, State: st, Lane: j.Lane, Model: j.Request.Model.Name, Worker: worker, At: time.Now().UnixMilli()})
 	}
 	return out
 }
@@ -99,8 +105,8 @@ func (s *Store) JoinAll(ctx context.Context, jobs []*queue.Job) ([]Joined, error
 	calls := make([]call, len(jobs))
 	for i, j := range jobs {
 		calls[i] = call{joinScript,
-			[]string{jobsKey(j.Tenant), jobKey(j.Tenant, j.ID), cacheKey(j.Tenant, j.CacheKey), flightKey(j.Tenant, j.CacheKey), cacheIndex(j.Tenant)},
-			[]any{j.ID, j.Created, factsOf(j).encode(), jobKey(j.Tenant, ""), s.now().UnixMilli(), leadFor(j).Milliseconds()}}
+			[]string{jobsKey(j.Tenant), jobKey(j.Tenant, j.ID), cacheKey(j.Tenant, j.CacheKey), flightKey(j.Tenant, j.CacheKey, j.Batch), cacheIndex(j.Tenant)},
+			[]any{j.ID, j.Created, known(j), jobKey(j.Tenant, ""), s.now().UnixMilli(), leadFor(j).Milliseconds()}}
 	}
 	answers, err := s.run(ctx, true, calls...)
 	if err != nil {
@@ -151,7 +157,7 @@ func (s *Store) forget(ctx context.Context, j *queue.Job, flightOnly bool) error
 	if j.Idem != nil {
 		idem = idemKey(j.Tenant, j.Idem.Key)
 	}
-	_, err := s.run(ctx, false, call{forgetScript, []string{jobsKey(j.Tenant), jobKey(j.Tenant, j.ID), flightKey(j.Tenant, j.CacheKey), idem},
+	_, err := s.run(ctx, false, call{forgetScript, []string{jobsKey(j.Tenant), jobKey(j.Tenant, j.ID), flightKey(j.Tenant, j.CacheKey, j.Batch), idem},
 		[]any{j.ID, btoi(flightOnly)}})
 	return err
 }

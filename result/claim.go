@@ -57,8 +57,8 @@ func (s *Store) Claim(ctx context.Context, worker string, lease time.Duration, l
 func claimCall(token string, now time.Time, lease time.Duration, worker string, l *queue.Lease) call {
 	c := call{script: claimScript, args: []any{token, now.UnixMilli(), lease.Milliseconds(), l.Seq, worker}}
 	for i := range l.Jobs {
-		c.keys = append(c.keys, jobKey(l.Jobs[i].Tenant, l.Jobs[i].ID))
-		c.args = append(c.args, factsOf(&l.Jobs[i]).encode())
+		c.keys = append(c.keys, jobKey(l.Jobs[i].Tenant, l.Jobs[i].ID), batchKey(l.Jobs[i].Tenant, l.Jobs[i].Batch))
+		c.args = append(c.args, known(&l.Jobs[i]))
 	}
 	return c
 }
@@ -107,8 +107,8 @@ func (s *Store) Renew(ctx context.Context, worker string, lease time.Duration, h
 	now := s.now().UnixMilli()
 	calls := make([]call, len(hs))
 	for i, h := range hs {
-		calls[i] = call{renewScript, []string{jobKey(h.Job.Tenant, h.Job.ID)},
-			[]any{now, lease.Milliseconds(), worker, h.Token, h.Seq, h.Attempt, factsOf(h.Job).encode()}}
+		calls[i] = call{renewScript, []string{jobKey(h.Job.Tenant, h.Job.ID), batchKey(h.Job.Tenant, h.Job.Batch)},
+			[]any{now, lease.Milliseconds(), worker, h.Token, h.Seq, h.Attempt, known(h.Job)}}
 	}
 	answers, err := s.run(ctx, false, calls...)
 	if err != nil {
@@ -139,7 +139,7 @@ func (s *Store) Release(ctx context.Context, rs ...Release) error {
 	var calls []call
 	by := map[string][]*queue.Job{}
 	for _, r := range rs {
-		calls = append(calls, call{releaseScript, []string{jobKey(r.Job.Tenant, r.Job.ID)}, []any{r.Token, btoi(r.GiveBack), btoi(r.Crashed)}})
+		calls = append(calls, call{releaseScript, []string{jobKey(r.Job.Tenant, r.Job.ID), batchKey(r.Job.Tenant, r.Job.Batch)}, []any{r.Token, btoi(r.GiveBack), btoi(r.Crashed)}})
 		by[r.Job.Tenant] = append(by[r.Job.Tenant], r.Job)
 	}
 	if _, err := s.run(ctx, false, calls...); err != nil {

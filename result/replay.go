@@ -3,6 +3,7 @@ package result
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"lorry/queue"
@@ -63,6 +64,9 @@ func (s *Store) scan(ctx context.Context, stream, filter string, seq uint64, app
 func (s *Store) replayVerdicts(ctx context.Context, ms []queue.Stored) error {
 	var vs []*Verdict
 	for _, m := range ms {
+		if strings.HasPrefix(m.Subject, "results.end.") {
+			continue // a batch's: its own record says so
+		}
 		v, err := Decode(m.Data)
 		if err != nil {
 			s.cfg.Log.Error().Err(err).Uint64("seq", m.Seq).Msg("record left out of the replay")

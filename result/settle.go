@@ -25,6 +25,10 @@ func (s *Store) Settle(ctx context.Context, vs ...*Verdict) ([]*Verdict, error) 
 	return stood, err
 }
 
+// lineTTL keeps a line's record past the stream's age: until its batch's files stand, which may take as long as the batch
+// may. Then they are purged.
+const lineTTL = "never"
+
 // commit writes what is not there. Waited verdicts have no record: the HTTP answer is it.
 func (s *Store) commit(ctx context.Context, vs []*Verdict) ([]*Verdict, error) {
 	stood := make([]*Verdict, len(vs))
@@ -38,6 +42,9 @@ func (s *Store) commit(ctx context.Context, vs []*Verdict) ([]*Verdict, error) {
 		m := nats.NewMsg(queue.ResultSubject(v.job()))
 		m.Data = v.Encode()
 		m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, "0")
+		if v.Batch != "" {
+			m.Header.Set(jetstream.MsgTTLHeader, lineTTL)
+		}
 		ms, at = append(ms, m), append(at, i)
 	}
 	_, errs := s.q.PublishAll(ctx, ms)
@@ -135,9 +142,13 @@ func (s *Store) projectCall(t string, vs []*Verdict) call {
 		if v.CacheKey != "" && v.State == queue.Succeeded && !v.Cached {
 			cached = must(json.Marshal(v.Completion))
 		}
-		c.keys = append(c.keys, jobKey(t, v.Job), cacheKey(t, v.CacheKey), flightKey(t, v.CacheKey))
-		c.args = append(c.args, v.Job, v.Created, string(v.State), v.facts().encode(), v.Encode(), cached,
-			u.PromptTokens, u.CachedTokens, u.CompletionTokens, int64(u.EngineSeconds*1e6), btoi(v.Cached))
+		var facts, record []byte
+		if v.Batch == "" {
+			facts, record = v.facts().encode(), v.Encode()
+		}
+		c.keys = append(c.keys, jobKey(t, v.Job), cacheKey(t, v.CacheKey), flightKey(t, v.CacheKey, v.Batch), batchKey(t, v.Batch))
+		c.args = append(c.args, v.Job, v.Created, string(v.State), facts, record, cached, u.PromptTokens, u.CachedTokens, u.CompletionTokens,
+			int64(u.EngineSeconds*1e6), btoi(v.Cached), btoi(v.Cached && v.Leader != ""), btoi(v.Attempt > 1))
 	}
 	return c
 }
@@ -145,8 +156,13 @@ func (s *Store) projectCall(t string, vs []*Verdict) call {
 // tell hints at verdicts that this call made visible.
 func (s *Store) tell(vs []*Verdict, ended []int64) {
 	var cs []Change
+	lines := map[string][]queue.LineDone{}
 	for i, v := range vs {
 		if i >= len(ended) || ended[i] == 0 {
+			continue
+		}
+		if v.Batch != "" {
+			lines[v.Batch] = append(lines[v.Batch], v.lineDone())
 			continue
 		}
 		_ = s.q.Conn().Publish(queue.DoneSubject(v.Job), v.Encode())
@@ -155,6 +171,17 @@ func (s *Store) tell(vs []*Verdict, ended []int64) {
 	if len(cs) > 0 {
 		s.publish(cs[0].Tenant, cs...)
 	}
+	for b, done := range lines {
+		_ = s.q.Conn().Publish(queue.DoneSubject(b), must(json.Marshal(queue.LinesDone{V: queue.V, Lines: done})))
+	}
+}
+
+func (v *Verdict) lineDone() queue.LineDone {
+	d := queue.LineDone{Line: v.Line}
+	if u := v.usage(); !v.Cached {
+		d.Tokens = u.PromptTokens - u.CachedTokens + u.CompletionTokens
+	}
+	return d
 }
 
 // Cancel ends a job that is not over, and hints at its worker to stop. It returns what stands then: a job that was

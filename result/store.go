@@ -75,24 +75,33 @@ type facts struct {
 	ReplayOf string            `json:"replay_of,omitempty"`
 	Batch    string            `json:"batch,omitempty"`
 	Line     int               `json:"line,omitempty"`
+	CustomID string            `json:"custom_id,omitempty"`
 }
 
 func factsOf(j *queue.Job) facts {
-	return facts{j.Lane, j.Endpoint, j.Request.Model, j.Created, j.Deadline, j.Waited, j.CacheKey, j.Webhook, j.Idem, j.Metadata, j.ReplayOf, j.Batch, j.Line}
+	return facts{j.Lane, j.Endpoint, j.Request.Model, j.Created, j.Deadline, j.Waited, j.CacheKey, j.Webhook, j.Idem, j.Metadata, j.ReplayOf, j.Batch, j.Line, j.CustomID}
 }
 
 func (v *Verdict) facts() facts {
-	return facts{v.Lane, v.Endpoint, v.Model, v.Created, 0, v.Waited, v.CacheKey, v.Webhook, v.Idem, v.Metadata, v.ReplayOf, v.Batch, v.Line}
+	return facts{v.Lane, v.Endpoint, v.Model, v.Created, 0, v.Waited, v.CacheKey, v.Webhook, v.Idem, v.Metadata, v.ReplayOf, v.Batch, v.Line, v.CustomID}
 }
 
 // verdict starts one of a job of which the facts are known.
 func (f facts) verdict(tenant, id string, st queue.State, ended int64) *Verdict {
 	return &Verdict{V: V, Job: id, Tenant: tenant, Lane: f.Lane, State: st, Endpoint: f.Endpoint, Model: f.Model, Created: f.Created,
-		Ended: ended, CacheKey: f.CacheKey, Webhook: f.Webhook, Idem: f.Idem, Metadata: f.Metadata, Batch: f.Batch, Line: f.Line,
+		Ended: ended, CacheKey: f.CacheKey, Webhook: f.Webhook, Idem: f.Idem, Metadata: f.Metadata, Batch: f.Batch, Line: f.Line, CustomID: f.CustomID,
 		ReplayOf: f.ReplayOf, Waited: f.Waited}
 }
 
 func (f facts) encode() []byte { return must(json.Marshal(f)) }
+
+// known is what a job's hash says of it: nothing for a batch's line, of which only its batch is told.
+func known(j *queue.Job) []byte {
+	if j.Batch != "" {
+		return nil
+	}
+	return factsOf(j).encode()
+}
 
 // job is what the subject of a verdict is made of.
 func (v *Verdict) job() *queue.Job {
@@ -100,12 +109,22 @@ func (v *Verdict) job() *queue.Job {
 }
 
 // Keys of a tenant. All have the hash tag {T}, so that one script may touch them in a cluster.
-func jobsKey(t string) string        { return "{" + t + "}:jobs" }
-func jobKey(t, id string) string     { return "{" + t + "}:job:" + id }
-func cacheKey(t, sha string) string  { return named(t, "cache", sha) }
-func flightKey(t, sha string) string { return named(t, "flight", sha) }
-func cacheIndex(t string) string     { return "{" + t + "}:cacheidx" }
-func cacheBytes(t string) string     { return "{" + t + "}:cachebytes" }
+func jobsKey(t string) string       { return "{" + t + "}:jobs" }
+func jobKey(t, id string) string    { return "{" + t + "}:job:" + id }
+func cacheKey(t, sha string) string { return named(t, "cache", sha) }
+
+// flightKey has flights of their own for batches' lines: nobody who waits is to follow one that may wait for hours.
+func flightKey(t, sha, batch string) string {
+	if batch != "" {
+		return named(t, "lineflight", sha)
+	}
+	return named(t, "flight", sha)
+}
+
+// batchKey counts a batch's lines.
+func batchKey(t, batch string) string { return named(t, "batch", batch) }
+func cacheIndex(t string) string      { return "{" + t + "}:cacheidx" }
+func cacheBytes(t string) string      { return "{" + t + "}:cachebytes" }
 func usageKey(t string, at time.Time) string {
 	return "{" + t + "}:usage:" + at.UTC().Format(time.DateOnly)
 }

@@ -41,6 +41,7 @@ type Verdict struct {
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Batch    string            `json:"batch,omitempty"`
 	Line     int               `json:"line,omitempty"`
+	CustomID string            `json:"custom_id,omitempty"`
 	ReplayOf string            `json:"replay_of,omitempty"`
 	// Waited jobs are not in RESULTS.
 	Waited bool `json:"waited,omitempty"`

@@ -21,7 +21,7 @@ func whole() *Verdict {
 		Error:   &engine.Error{Class: engine.Internal, Code: "c", Message: "m", Param: "p", Stderr: "e"},
 		Created: 1_800_000_000_000, Started: 1_800_000_000_001, Ended: 1_800_000_000_002, Attempt: 2, Worker: "w", Cached: true, Leader: "job_00", Joules: 1.5,
 		CacheKey: "k", Webhook: &queue.Webhook{URL: "https://example.com", Secret: "sealed"}, Idem: &queue.Idem{Key: "k", Body: "b"},
-		Metadata: map[string]string{"k": "v"}, Batch: "batch_1", Line: 3, ReplayOf: "job_0", Waited: true}
+		Metadata: map[string]string{"k": "v"}, Batch: "batch_1", Line: 3, CustomID: "c", ReplayOf: "job_0", Waited: true}
 }
 
 // TestGolden: bytes that other versions read. A change here needs a new V, and a reader of the old one.

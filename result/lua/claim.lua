@@ -1,22 +1,31 @@
 -- claim: a delivery's jobs, all of one tenant, begin to run under its token.
--- KEYS  a job's hash each
--- ARGV  1 token, 2 now (ms), 3 lease (ms), 4 the delivery's sequence, 5 worker, then facts (JSON) for each job
+-- KEYS  for each job: its hash, its {T}:batch:<id> ({T}:none where it is no line of one)
+-- ARGV  1 token, 2 now (ms), 3 lease (ms), 4 the delivery's sequence, 5 worker, then facts (JSON; '' of lines) for each job
 -- returns for each job: code, attempt (this one included), crashes
---   code 0 run it, 1 another delivery holds it under a live lease, 2 it is over
+--   code 0 run it, 1 another delivery holds it under a live lease, 2 it is over, or its batch is
 -- The same sequence is a redelivery of our message: take over. Another one with a live lease is a duplicate.
 local out = {}
-for i, k in ipairs(KEYS) do
+for i = 1, #KEYS, 2 do
+  local k, b = KEYS[i], KEYS[i + 1]
+  local line = string.sub(b, -5) ~= ':none'
   local v = redis.call('HMGET', k, 'state', 'seq', 'until', 'attempt', 'crashes')
+  local stop = line and redis.call('HGET', b, 'stop')
   local code = 0
   if v[1] and v[1] ~= 'queued' and v[1] ~= 'running' then
     code = 2
+  elseif stop then
+    code = 2
+    if v[1] then redis.call('HSET', k, 'state', stop) end
+    if v[1] == 'running' then redis.call('HINCRBY', b, 'running', -1) end
   elseif v[1] == 'running' and v[2] ~= ARGV[4] and tonumber(v[3] or 0) > tonumber(ARGV[2]) then
     code = 1
   else
-    redis.call('HSETNX', k, 'facts', ARGV[5 + i])
+    local facts = ARGV[5 + (i + 1) / 2]
+    if facts ~= '' then redis.call('HSETNX', k, 'facts', facts) end
     redis.call('HSET', k, 'state', 'running', 'token', ARGV[1], 'seq', ARGV[4], 'until', ARGV[2] + ARGV[3],
       'started', ARGV[2], 'worker', ARGV[5])
     v[4] = redis.call('HINCRBY', k, 'attempt', 1)
+    if line and v[1] ~= 'running' then redis.call('HINCRBY', b, 'running', 1) end
   end
   out[#out + 1] = code
   out[#out + 1] = tonumber(v[4] or 0)

@@ -1,6 +1,7 @@
 -- join: a cacheable job is answered from the cache, follows an equal job that is under way, or leads.
 -- KEYS  1 {T}:jobs, 2 the job's hash, 3 {T}:cache:<sha>, 4 {T}:flight:<sha>, 5 {T}:cacheidx
--- ARGV  1 id, 2 created (ms), 3 facts (JSON), 4 prefix of job hashes, 5 now (ms), 6 how long it may lead queued (ms)
+-- ARGV  1 id, 2 created (ms), 3 facts (JSON; '' of a batch's line, which is not listed), 4 prefix of job hashes, 5 now (ms),
+--       6 how long it may lead queued (ms)
 -- returns {0} lead, {1, leader} follow, {2, completion} hit, {3} the job is over already
 local state = redis.call('HGET', KEYS[2], 'state')
 if state and state ~= 'queued' and state ~= 'running' then return {3} end
@@ -11,8 +12,11 @@ if hit then
   return {2, hit}
 end
 if not state then
-  redis.call('HSET', KEYS[2], 'state', 'queued', 'facts', ARGV[3])
-  redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+  redis.call('HSET', KEYS[2], 'state', 'queued')
+  if ARGV[3] ~= '' then
+    redis.call('HSET', KEYS[2], 'facts', ARGV[3])
+    redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+  end
 end
 local leader = redis.call('GET', KEYS[4])
 if leader and leader ~= ARGV[1] then

@@ -1,23 +1,43 @@
 -- project: committed verdicts of one tenant become visible. Without effect on a job that is over.
 -- KEYS  1 {T}:jobs, 2 {T}:usage:<day>, 3 {T}:cacheidx, 4 {T}:cachebytes,
---       then for each job: its hash, {T}:cache:<sha>, {T}:flight:<sha> ({T}:none where it has no cache key)
+--       then for each job: its hash, {T}:cache:<sha>, {T}:flight:<sha> ({T}:none where it has no cache key),
+--       {T}:batch:<id> ({T}:none where it is no line of one)
 -- ARGV  1 seconds that a verdict is kept, 2 now (ms), 3 seconds that an answer is cached, 4 bytes of cache,
---       then for each job: id, created (ms), state, facts (JSON), verdict (JSON), completion for the cache or '',
---       prompt tokens, cached tokens, completion tokens, engine microseconds, 1 if it was answered without a run
+--       then for each job: id, created (ms), state, facts (JSON; '' of lines), verdict (JSON; '' of lines), completion for
+--       the cache or '', prompt tokens, cached tokens, completion tokens, engine microseconds, 1 if it was answered
+--       without a run, 1 if that was by an equal line's run, 1 if it took more than one attempt
 -- returns for each job 1 if this call ended it, else 0
+-- A batch's line keeps its state only, and counts in its batch: RESULTS has what it came to.
 local out = {}
-for i = 5, #KEYS, 3 do
-  local at = 5 + (i - 5) / 3 * 11
+for i = 5, #KEYS, 4 do
+  local at = 5 + (i - 5) / 4 * 13
+  local b = KEYS[i + 3]
   local k, id = KEYS[i], ARGV[at]
   local state = redis.call('HGET', k, 'state')
   if state and state ~= 'queued' and state ~= 'running' then
     out[#out + 1] = 0
   else
     redis.call('HDEL', k, 'token', 'seq', 'until')
-    redis.call('HSETNX', k, 'facts', ARGV[at + 3])
-    redis.call('HSET', k, 'state', ARGV[at + 2], 'verdict', ARGV[at + 4])
+    redis.call('HSET', k, 'state', ARGV[at + 2])
     redis.call('EXPIRE', k, ARGV[1])
-    redis.call('ZADD', KEYS[1], ARGV[at + 1], id)
+    if string.sub(b, -5) == ':none' then
+      redis.call('HSETNX', k, 'facts', ARGV[at + 3])
+      redis.call('HSET', k, 'verdict', ARGV[at + 4])
+      redis.call('ZADD', KEYS[1], ARGV[at + 1], id)
+    else
+      if state == 'running' then redis.call('HINCRBY', b, 'running', -1) end
+      redis.call('HINCRBY', b, ARGV[at + 2], 1)
+      redis.call('HINCRBY', b, 'prompt_tokens', ARGV[at + 6])
+      redis.call('HINCRBY', b, 'cached_tokens', ARGV[at + 7])
+      redis.call('HINCRBY', b, 'completion_tokens', ARGV[at + 8])
+      if ARGV[at + 11] == '1' then
+        redis.call('HINCRBY', b, 'deduplicated', 1)
+      elseif ARGV[at + 10] == '1' then
+        redis.call('HINCRBY', b, 'cached', 1)
+      end
+      if ARGV[at + 12] == '1' then redis.call('HINCRBY', b, 'retried', 1) end
+      redis.call('EXPIRE', b, 3456000)
+    end
     local u = KEYS[2]
     redis.call('HINCRBY', u, 'jobs_' .. ARGV[at + 2], 1)
     if ARGV[at + 10] == '1' then
