@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -201,14 +202,12 @@ func (b *Batch) ended() int64 {
 
 // move makes a status another, and says when; a move that the graph does not have is a StatusError.
 func (b *Batch) move(to Status, do string, now time.Time) error {
-	for _, s := range exits[b.Status] {
-		if s == to {
-			b.Status = to
-			*b.at(to) = now.Unix()
-			return nil
-		}
+	if !slices.Contains(exits[b.Status], to) {
+		return &StatusError{Do: do, Status: b.Status}
 	}
-	return &StatusError{Do: do, Status: b.Status}
+	b.Status = to
+	*b.at(to) = now.Unix()
+	return nil
 }
 
 // at is the time that belongs to a status.
