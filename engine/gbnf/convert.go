@@ -54,6 +54,9 @@ func convert(root *value) string {
 // spaceRule lets a model lay its answer out, but not print blanks for ever.
 const spaceRule = `| " " | "\n"{1,2} [ \t]{0,20}`
 
+// charRule is one character of a string. Half a character beyond U+FFFF is none: its two escapes come together.
+const charRule = `[^"\\\x7F\x00-\x1F] | [\\] (["\\bfnrt] | "u" ([0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] ([0-7] [0-9a-fA-F]{2} | [89abAB] [0-9a-fA-F]{2} "\\u" [dD] [c-fC-F] [0-9a-fA-F]{2})))`
+
 // builtin is a rule that schemas share, with the rules that it names.
 type builtin struct {
 	content string
@@ -70,11 +73,14 @@ var builtins = map[string]builtin{
 	"object":        {`"{" space ( string ":" space value ("," space string ":" space value)* )? space "}"`, []string{"string", "value"}},
 	"array":         {`"[" space ( value ("," space value)* )? space "]"`, []string{"value"}},
 	"uuid":          {`"\"" [0-9a-fA-F]{8} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{12} "\""`, nil},
-	"char":          {`[^"\\\x7F\x00-\x1F] | [\\] (["\\bfnrt] | "u" [0-9a-fA-F]{4})`, nil},
+	"char":          {charRule, nil},
 	"string":        {`"\"" char* "\""`, []string{"char"}},
 	"null":          {`"null"`, nil},
 
-	"date":             {`[0-9]{4} "-" ( "0" [1-9] | "1" [0-2] ) "-" ( "0" [1-9] | [1-2] [0-9] | "3" [0-1] )`, nil},
+	"date":             {`[0-9]{4} "-" day | leap-year "-02-29"`, []string{"day", "leap-year"}},
+	"day":              {`"02-" day-28 | ( "0" [469] | "11" ) "-" ( day-28 | "29" | "30" ) | ( "0" [13578] | "1" [02] ) "-" ( day-28 | "29" | "3" [01] )`, []string{"day-28"}},
+	"day-28":           {`"0" [1-9] | "1" [0-9] | "2" [0-8]`, nil},
+	"leap-year":        {`[0-9]{2} ( "0" [48] | [2468] [048] | [13579] [26] ) | ( [02468] [048] | [13579] [26] ) "00"`, nil},
 	"time":             {`([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ( "." [0-9]{3} )? ( "Z" | ( "+" | "-" ) ( [01] [0-9] | "2" [0-3] ) ":" [0-5] [0-9] )`, nil},
 	"date-time":        {`date "T" time`, []string{"date", "time"}},
 	"date-string":      {`"\"" date "\""`, []string{"date"}},

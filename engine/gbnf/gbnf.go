@@ -7,9 +7,8 @@
 // LICENSE.llama-cpp) and passes its table of cases. It differs where llama.cpp's grammar lets text through that is
 // no JSON or breaks the schema; testdata/cases.json names each difference and why. What is promised:
 //
-//   - Text that the grammar accepts is JSON, and fits the schema. Four things are left to Validate: that at most one
-//     branch of oneOf fits, that a date exists (no 31 February), that a code point written as two \u escapes counts
-//     once, and that a key is not written twice.
+//   - Text that the grammar accepts is JSON, and fits the schema. One thing is left to Validate: that at most one
+//     branch of oneOf fits. A key that the schema does not name may be written twice; each value fits then.
 //   - Not every text that fits the schema is accepted: properties come in the schema's order, objects with properties
 //     are closed unless additionalProperties opens them, and numbers have at most 16 digits on each side of the
 //     point and an exponent of two, so that every parser can hold them.
@@ -24,7 +23,7 @@ import (
 // a level, so that a model cannot go on printing blanks.
 const JSON = `array ::= "[" space ( value ("," space value)* )? space "]"
 boolean ::= ("true" | "false")
-char ::= [^"\\\x7F\x00-\x1F] | [\\] (["\\bfnrt] | "u" [0-9a-fA-F]{4})
+char ::= ` + charRule + `
 decimal-part ::= [0-9]{1,16}
 integral-part ::= [0] | [1-9] [0-9]{0,15}
 null ::= "null"

@@ -1,10 +1,13 @@
 package gbnf
 
 import (
+	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // grammarOf parses a grammar that must be good.
@@ -216,6 +219,43 @@ func (w *writer) rune(it *item) rune {
 		pool := []rune("aZbc09 _-.\"\\/\n\r\t\x00\x7f]^é漢😀\u2028\u00a0")
 		if c := pool[w.IntN(len(pool))]; !contains(it.class, c) {
 			return c
+		}
+	}
+}
+
+// TestDates compares the grammar of dates with the calendar.
+func TestDates(t *testing.T) {
+	grammar, err := FromSchema(json.RawMessage(`{"type":"string","format":"date"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grammarOf(t, grammar)
+	for _, year := range []int{0, 4, 100, 400, 1896, 1900, 1999, 2000, 2023, 2024, 2100, 9996} {
+		for month := range 14 {
+			for day := range 33 {
+				text := fmt.Sprintf("%04d-%02d-%02d", year, month, day)
+				_, err := time.Parse(time.DateOnly, text)
+				if got := g.match(quote(text)); got != (err == nil) {
+					t.Errorf("%s is matched: %t", text, got)
+				}
+			}
+		}
+	}
+}
+
+// TestCharacters wants escapes to be whole characters.
+func TestCharacters(t *testing.T) {
+	grammar, err := FromSchema(json.RawMessage(`{"type":"string","minLength":1,"maxLength":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grammarOf(t, grammar)
+	for text, want := range map[string]bool{
+		`"a"`: true, `"😀"`: true, `"\n"`: true, `"\u0041"`: true, `"\ud7ff"`: true, `"\uE000"`: true, `"\ud83d\ude00"`: true,
+		`"\ud83d"`: false, `"\ude00"`: false, `"\ud83d\u0041"`: false, `"\ude00\ud83d"`: false, `"ab"`: false, `""`: false,
+	} {
+		if got := g.match(text); got != want {
+			t.Errorf("%s is matched: %t", text, got)
 		}
 	}
 }

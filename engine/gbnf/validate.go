@@ -97,7 +97,7 @@ func hexRune(digits string) rune {
 
 // Validate says what in answer, a whole JSON text, does not fit the schema; nil if nothing.
 func (v *Validator) Validate(answer string) error {
-	root, err := decode([]byte(answer), maxAnswer, maxAnswerNesting)
+	root, err := decodeAnswer([]byte(answer))
 	if err != nil {
 		return fmt.Errorf("gbnf: read answer: %w", err)
 	}

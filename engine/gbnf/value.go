@@ -40,16 +40,28 @@ func (v *value) is(text string) bool { return v != nil && v.kind&kindString == 0
 type decoder struct {
 	*json.Decoder
 	nesting int
+	again   bool // a key may stand twice; what comes last counts
 }
 
+// decode reads a schema.
 func decode(text []byte, size, nesting int) (*value, error) {
+	return (&decoder{nesting: nesting}).read(text, size)
+}
+
+// decodeAnswer reads an answer. A grammar can't know which keys were written, so one may stand twice where the schema
+// does not name it: JSON has it so, readers take the last, and each value was held to the schema.
+func decodeAnswer(text []byte) (*value, error) {
+	return (&decoder{nesting: maxAnswerNesting, again: true}).read(text, maxAnswer)
+}
+
+func (d *decoder) read(text []byte, size int) (*value, error) {
 	switch {
 	case len(text) > size:
 		return nil, fmt.Errorf("longer than %d bytes", size)
 	case !utf8.Valid(text):
 		return nil, errors.New("not UTF-8")
 	}
-	d := &decoder{json.NewDecoder(bytes.NewReader(text)), nesting}
+	d.Decoder = json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	v, err := d.value(0)
 	if errors.Is(err, io.EOF) {
@@ -115,7 +127,8 @@ func (d *decoder) item(v *value, depth int) error {
 	return err
 }
 
-// members reads members one by one, and refuses a key that stands twice: readers disagree about which of them counts.
+// members reads members one by one. In a schema a key that stands twice is refused: readers disagree about which of
+// them counts.
 func (d *decoder) members() func(*value, int) error {
 	seen := map[string]bool{}
 	return func(v *value, depth int) error {
@@ -124,7 +137,7 @@ func (d *decoder) members() func(*value, int) error {
 			return err
 		}
 		key, _ := t.(string)
-		if seen[key] {
+		if seen[key] && !d.again {
 			return fmt.Errorf("key %q stands twice", key)
 		}
 		seen[key] = true
