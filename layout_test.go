@@ -17,6 +17,7 @@ import (
 var layout = map[string][]string{
 	"engine":           {},
 	"engine/gbnf":      {},
+	"engine/gguf":      {},
 	"engine/llama":     {"engine", "engine/gbnf"},
 	"engine/remote":    {"engine"},
 	"engine/echo":      {"engine"},
