@@ -1,0 +1,172 @@
+import openai
+
+from harness import MODEL, case, chat, equal, eventually, new_client, new_key, raises
+
+# The echo engine answers with the last user message, word by word, and counts a word as a token.
+TEXT = "alpha beta gamma delta"
+LONG = "word " * 4000
+
+
+@case
+def chat_create():
+    got = chat(new_client(), TEXT)
+    equal(got.object, "chat.completion")
+    equal(got.model, MODEL)
+    choice = got.choices[0]
+    equal((choice.message.role, choice.message.content, choice.finish_reason), ("assistant", TEXT, "stop"))
+    equal(got.usage.completion_tokens, 4)
+    equal(got.usage.total_tokens, got.usage.prompt_tokens + 4)
+    assert got.usage.prompt_tokens_details.cached_tokens == 0
+    assert got.id and got.created
+
+
+@case
+def chat_max_tokens():
+    for name in ("max_tokens", "max_completion_tokens"):
+        got = chat(new_client(), TEXT, **{name: 2})
+        equal((got.choices[0].message.content, got.choices[0].finish_reason), ("alpha beta", "length"))
+
+
+@case
+def chat_n():
+    got = chat(new_client(), TEXT, n=3)
+    equal([(c.index, c.message.content) for c in got.choices], [(i, TEXT) for i in range(3)])
+
+
+@case
+def chat_content_parts():
+    got = new_client().chat.completions.create(model=MODEL, messages=[
+        {"role": "developer", "content": [{"type": "text", "text": "be brief"}]},
+        {"role": "user", "content": [{"type": "text", "text": "alpha "}, {"type": "text", "text": "beta"}]},
+    ])
+    equal(got.choices[0].message.content, "alpha beta")
+
+
+@case
+def chat_raw_response():
+    raw = new_client().chat.completions.with_raw_response.create(model=MODEL, messages=[{"role": "user", "content": TEXT}])
+    assert raw.headers["x-request-id"].startswith("req_"), raw.headers
+    assert raw.headers["x-lorry-job"].startswith("job_"), raw.headers
+    equal(raw.parse().choices[0].message.content, TEXT)
+    equal(raw.request_id, raw.headers["x-request-id"])
+
+
+@case
+async def chat_async():
+    async with new_client(kind=openai.AsyncOpenAI) as client:
+        got = await chat(client, TEXT)
+        equal(got.choices[0].message.content, TEXT)
+        stream = await chat(client, TEXT, stream=True)
+        parts = [c.choices[0].delta.content or "" async for c in stream]
+        equal("".join(parts), TEXT)
+
+
+@case
+def chat_stream():
+    chunks = list(chat(new_client(), TEXT, stream=True))
+    equal({(c.id, c.object, c.model) for c in chunks}, {(chunks[0].id, "chat.completion.chunk", MODEL)})
+    equal(chunks[0].choices[0].delta.role, "assistant")
+    equal("".join(c.choices[0].delta.content or "" for c in chunks), TEXT)
+    equal([c.choices[0].finish_reason for c in chunks], [None] * (len(chunks) - 1) + ["stop"])
+    assert all(c.usage is None for c in chunks)
+
+
+@case
+def chat_stream_usage():
+    chunks = list(chat(new_client(), TEXT, stream=True, stream_options={"include_usage": True}))
+    equal(chunks[-1].choices, [])
+    equal(chunks[-1].usage.completion_tokens, 4)
+    assert all(c.usage is None for c in chunks[:-1])
+
+
+@case
+def chat_stream_helper():
+    with new_client().chat.completions.stream(model=MODEL, messages=[{"role": "user", "content": TEXT}]) as stream:
+        kinds = {e.type for e in stream}
+        final = stream.get_final_completion()
+    assert {"chunk", "content.delta", "content.done"} <= kinds, kinds
+    equal(final.choices[0].message.content, TEXT)
+
+
+@case
+def chat_stream_n():
+    texts = ["", ""]
+    for chunk in chat(new_client(), TEXT, stream=True, n=2):
+        for c in chunk.choices:
+            texts[c.index] += c.delta.content or ""
+    equal(texts, [TEXT, TEXT])
+
+
+@case
+def chat_stream_cancelled_midway():
+    """An error event in a stream becomes an exception, and the text so far was delivered."""
+    client = new_client()
+    stream, seen = chat(client, LONG, stream=True), 0
+    with raises(openai.APIError, code="job_cancelled"):
+        for _ in stream:
+            seen += 1
+            if seen == 3:
+                client.post("/jobs/%s/cancel" % stream.response.headers["x-lorry-job"], cast_to=object)
+    assert 3 <= seen < 4000, seen
+
+
+@case
+def chat_stream_closed_by_client():
+    """Who hangs up cancels its job: nobody else can see its end."""
+    client = new_client()
+    stream = chat(client, LONG, stream=True)
+    next(iter(stream))
+    job = stream.response.headers["x-lorry-job"]
+    stream.close()
+    eventually(lambda: client.get("/jobs/" + job, cast_to=object)["status"] == "cancelled")
+
+
+@case
+def chat_timeout():
+    """A client that gave up leaves nothing running."""
+    client = new_client()
+    with raises(openai.APITimeoutError):
+        chat(client, LONG, timeout=0.3)
+    eventually(lambda: [j["status"] for j in client.get("/jobs", cast_to=object)["data"]] == ["cancelled"])
+
+
+@case
+def chat_idempotency_key():
+    """Two posts under one key are one job."""
+    client, ids = new_client(), set()
+    for _ in range(2):
+        raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=[{"role": "user", "content": TEXT}],
+                                                               extra_headers={"Idempotency-Key": "one"})
+        ids.add((raw.headers["x-lorry-job"], raw.parse().id))
+    equal(len(ids), 1)
+
+
+@case
+def chat_unknown_field_is_named():
+    with raises(openai.BadRequestError, 400, "unknown_parameter", "no_such_field"):
+        chat(new_client(), TEXT, extra_body={"no_such_field": 1})
+
+
+@case
+def completions_create():
+    got = new_client().completions.create(model=MODEL, prompt=TEXT, max_tokens=3)
+    equal((got.object, got.choices[0].text, got.choices[0].finish_reason), ("text_completion", "alpha beta gamma", "length"))
+    equal(got.usage.completion_tokens, 3)
+
+
+@case
+def completions_stream():
+    chunks = list(new_client().completions.create(model=MODEL, prompt=TEXT, max_tokens=9, stream=True,
+                                                  stream_options={"include_usage": True}))
+    equal("".join(c.choices[0].text for c in chunks if c.choices), TEXT)
+    equal(chunks[-1].usage.completion_tokens, 4)
+
+
+@case
+def tenants_do_not_see_each_other():
+    mine, theirs = new_client(), new_client(new_key())
+    raw = mine.chat.completions.with_raw_response.create(model=MODEL, messages=[{"role": "user", "content": TEXT}])
+    job = raw.headers["x-lorry-job"]
+    equal(mine.get("/jobs/" + job, cast_to=object)["id"], job)
+    with raises(openai.NotFoundError, 404):
+        theirs.get("/jobs/" + job, cast_to=object)
