@@ -33,16 +33,10 @@ type SecretsConfig struct {
 // Secrets are the instance's own: they sign every event that came without a secret.
 type Secrets struct{ cfg SecretsConfig }
 
-// record is what the bucket holds, the current secret first.
+// record is what the bucket holds.
 type record struct {
-	V       int      `json:"v"`
-	Secrets []stored `json:"secrets"`
-}
-
-type stored struct {
-	Secret string `json:"secret"` // sealed
-	// Until is when a secret that was rotated out stops signing, in unix seconds; 0 for the current one.
-	Until int64 `json:"until,omitempty"`
+	V       int     `json:"v"`
+	Secrets keyring `json:"secrets"`
 }
 
 // NewSecrets makes Secrets. It asks the server nothing.
@@ -51,7 +45,7 @@ func NewSecrets(c SecretsConfig) *Secrets {
 	return &Secrets{c}
 }
 
-// Setup makes the bucket. It is an admin step; doing it again changes nothing.
+// Setup makes the bucket, which is the endpoints' too. It is an admin step; doing it again changes nothing.
 func (s *Secrets) Setup(ctx context.Context) error {
 	c := jetstream.KeyValueConfig{Bucket: Bucket, Description: "webhooks' secrets and endpoints", Storage: jetstream.FileStorage, Replicas: s.cfg.Replicas}
 	if _, err := s.cfg.JS.CreateOrUpdateKeyValue(ctx, c); err != nil {
@@ -95,7 +89,7 @@ func (s *Secrets) Rotate(ctx context.Context, overlap time.Duration) (string, er
 			return "", err
 		}
 		fresh := NewSecret()
-		_, err = kv.Update(ctx, instanceKey, s.rotated(r, fresh, time.Now(), overlap).encode(), revision)
+		_, err = kv.Update(ctx, instanceKey, encode(s.rotated(r, fresh, time.Now(), overlap)), revision)
 		if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			continue // someone else rotated: look again
 		}
@@ -107,34 +101,14 @@ func (s *Secrets) Rotate(ctx context.Context, overlap time.Duration) (string, er
 	}
 }
 
-// rotated is the record with a new current secret, and without those that sign no more.
 func (s *Secrets) rotated(r record, fresh string, now time.Time, overlap time.Duration) record {
-	out := record{V: V, Secrets: []stored{{Secret: s.cfg.Sealer.Seal(instanceContext, fresh)}}}
-	for _, old := range r.Secrets {
-		end := now.Add(overlap).Unix()
-		if old.Until != 0 {
-			end = min(end, old.Until)
-		}
-		if end > now.Unix() {
-			out.Secrets = append(out.Secrets, stored{old.Secret, end})
-		}
-	}
-	return out
+	return record{V: V, Secrets: r.Secrets.rotated(s.cfg.Sealer.Seal(instanceContext, fresh), now, overlap)}
 }
 
-func (s *Secrets) open(r record, now time.Time) (out []string, err error) {
-	for _, x := range r.Secrets {
-		if x.Until != 0 && x.Until <= now.Unix() {
-			continue
-		}
-		secret, err := s.cfg.Sealer.Open(instanceContext, x.Secret)
-		if err != nil {
-			return nil, fmt.Errorf("webhook: the instance's secret: %w", err)
-		}
-		out = append(out, secret)
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("webhook: bucket %s holds no secret of the instance: %w", Bucket, ErrSecret)
+func (s *Secrets) open(r record, now time.Time) ([]string, error) {
+	out, err := r.Secrets.open(s.cfg.Sealer, instanceContext, now)
+	if err != nil {
+		return nil, fmt.Errorf("webhook: the instance's secret: %w", err)
 	}
 	return out, nil
 }
@@ -144,7 +118,7 @@ func (s *Secrets) read(ctx context.Context, kv jetstream.KeyValue) (r record, re
 	e, err := kv.Get(ctx, instanceKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		first := s.rotated(record{}, NewSecret(), time.Now(), 0)
-		if _, err = kv.Create(ctx, instanceKey, first.encode()); err == nil || errors.Is(err, jetstream.ErrKeyExists) {
+		if _, err = kv.Create(ctx, instanceKey, encode(first)); err == nil || errors.Is(err, jetstream.ErrKeyExists) {
 			e, err = kv.Get(ctx, instanceKey) // whoever was first: theirs stands
 		}
 	}
@@ -158,17 +132,13 @@ func (s *Secrets) read(ctx context.Context, kv jetstream.KeyValue) (r record, re
 }
 
 func (s *Secrets) bucket(ctx context.Context) (jetstream.KeyValue, error) {
-	kv, err := s.cfg.JS.KeyValue(ctx, Bucket)
+	return bucket(ctx, s.cfg.JS)
+}
+
+func bucket(ctx context.Context, js jetstream.JetStream) (jetstream.KeyValue, error) {
+	kv, err := js.KeyValue(ctx, Bucket)
 	if err != nil {
 		return nil, fmt.Errorf("webhook: bucket %s: %w", Bucket, err)
 	}
 	return kv, nil
-}
-
-func (r record) encode() []byte {
-	b, err := json.Marshal(r)
-	if err != nil {
-		panic("webhook: " + err.Error()) // our own type: a bug
-	}
-	return b
 }

@@ -74,15 +74,21 @@ func TestRotation(t *testing.T) {
 }
 
 func TestRotatedOutSecretsSignUntilTheirEnd(t *testing.T) {
-	s := NewSecrets(SecretsConfig{})
 	now := time.Unix(1e9, 0)
-	r := s.rotated(record{}, "a", now, 0)
-	r = s.rotated(r, "b", now, time.Hour)
-	r = s.rotated(r, "c", now.Add(30*time.Minute), time.Hour) // a's end stays, an hour behind its own rotation
+	var plain *Sealer
+	k := keyring{}.rotated(plain.Seal("", "a"), now, 0)
+	k = k.rotated(plain.Seal("", "b"), now, time.Hour)
+	k = k.rotated(plain.Seal("", "c"), now.Add(30*time.Minute), time.Hour) // a's end stays, an hour behind its own rotation
 	for at, want := range map[time.Duration][]string{30 * time.Minute: {"c", "b", "a"}, 61 * time.Minute: {"c", "b"}, 91 * time.Minute: {"c"}} {
-		if got, err := s.open(r, now.Add(at)); err != nil || !slices.Equal(got, want) {
+		if got, err := k.open(plain, "", now.Add(at)); err != nil || !slices.Equal(got, want) {
 			t.Errorf("after %s: %q, %v; want %q", at, got, err, want)
 		}
+	}
+	if got, want := k.overlap(now.Add(30*time.Minute)), now.Add(90*time.Minute).Unix(); got != want {
+		t.Errorf("the overlap ends at %d, want %d", got, want)
+	}
+	if got := k.overlap(now.Add(2 * time.Hour)); got != 0 {
+		t.Errorf("an overlap is left: %d", got)
 	}
 }
 
@@ -91,5 +97,11 @@ func TestEventID(t *testing.T) {
 		if got := EventID(id); got != want {
 			t.Errorf("%s: %s", id, got)
 		}
+	}
+	if got := ResponseEventID("job_01j"); got != "evt_resp_01j" {
+		t.Error(got)
+	}
+	if got := DeliveryID("evt_01j", "we_01k"); got != "dlv_01j-01k" {
+		t.Error(got)
 	}
 }

@@ -12,11 +12,16 @@ func TestRecordsGolden(t *testing.T) {
 	golden(t, Outgoing{V: 1, ID: "evt_1", Tenant: "acme", Job: "job_1", Type: "lorry.job.failed", URL: "https://example.com/h", Secret: "plain:x",
 		Created: 2, Ended: 1, Body: json.RawMessage(`{"id":"evt_1"}`)},
 		`{"v":1,"id":"evt_1","tenant":"acme","job":"job_1","type":"lorry.job.failed","url":"https://example.com/h","secret":"plain:x","created":2,"ended":1,"body":{"id":"evt_1"}}`)
-	golden(t, record{V: 1, Secrets: []stored{{Secret: "sealed:v1:AA"}, {Secret: "plain:x", Until: 5}}},
+	golden(t, Outgoing{V: 1, ID: "evt_1", Tenant: "acme", Delivery: "dlv_1-2", Endpoint: "we_2", Job: "batch_1", Type: "batch.completed", Created: 2},
+		`{"v":1,"id":"evt_1","tenant":"acme","delivery":"dlv_1-2","endpoint":"we_2","job":"batch_1","type":"batch.completed","created":2}`)
+	golden(t, Endpoint{V: 1, ID: "we_2", Tenant: "acme", URL: "https://example.com", Events: []string{"*"}, Description: "d", Status: Disabled, Reason: "r",
+		Created: 1, Updated: 2, Secrets: keyring{{Secret: "plain:x"}}, Failing: &Failing{Since: 3, Until: 4, Opened: 5, Error: "e"}},
+		`{"v":1,"id":"we_2","tenant":"acme","url":"https://example.com","events":["*"],"description":"d","status":"disabled","reason":"r","created":1,"updated":2,"secrets":[{"secret":"plain:x"}],"failing":{"since":3,"until":4,"opened":5,"error":"e"}}`)
+	golden(t, record{V: 1, Secrets: keyring{{Secret: "sealed:v1:AA"}, {Secret: "plain:x", Until: 5}}},
 		`{"v":1,"secrets":[{"secret":"sealed:v1:AA"},{"secret":"plain:x","until":5}]}`)
-	golden(t, Attempt{V: 1, At: 3, Event: "evt_1", Type: "lorry.job.failed", Job: "job_1", Target: "https://example.com", Result: "failed", Status: 500,
+	golden(t, Attempt{V: 1, At: 3, Event: "evt_1", Type: "lorry.job.failed", Job: "job_1", Delivery: "dlv_1-2", Endpoint: "we_2", Target: "https://example.com", Result: "failed", Status: 500,
 		Error: "status 500", TookMS: 4, Attempt: 2, NextIn: 30},
-		`{"v":1,"at":3,"event":"evt_1","type":"lorry.job.failed","job":"job_1","target":"https://example.com","result":"failed","status":500,"error":"status 500","took_ms":4,"attempt":2,"next_in":30}`)
+		`{"v":1,"at":3,"event":"evt_1","type":"lorry.job.failed","job":"job_1","delivery":"dlv_1-2","endpoint":"we_2","target":"https://example.com","result":"failed","status":500,"error":"status 500","took_ms":4,"attempt":2,"next_in":30}`)
 }
 
 func golden[T any](t *testing.T, v T, want string) {
