@@ -3,6 +3,9 @@ package queue
 import (
 	"strings"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"lorry/engine"
 )
 
@@ -56,6 +59,15 @@ func LinesSubject(tenant, batch string) string { return "results.line." + tenant
 // HookSubject is an event on its way to one receiver.
 func HookSubject(tenant, delivery string) string { return "hook." + tenant + "." + delivery }
 
+// HookMsg is that message. It is refused where it stands already, and a duplicate just behind its removal.
+func HookMsg(tenant, delivery string, data []byte) *nats.Msg {
+	m := nats.NewMsg(HookSubject(tenant, delivery))
+	m.Data = data
+	m.Header.Set(jetstream.MsgIDHeader, delivery)
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, "0")
+	return m
+}
+
 // DeadSubject is a dead letter.
 func DeadSubject(j *Job) string { return "dead." + j.Tenant + "." + j.Request.Model.B() + "." + j.ID }
 
@@ -63,13 +75,15 @@ func DeadSubject(j *Job) string { return "dead." + j.Tenant + "." + j.Request.Mo
 //
 // TokensSubject carries the chunks of one attempt, DoneSubject a job's verdict once it is projected, CancelSubject the
 // wish to stop a job, FleetSubject a worker's heartbeat, WakeSubject (with the backlog's subject as body) news in the
-// backlog of a base, EventsSubject a change of jobs' states.
+// backlog of a base, EventsSubject a change of jobs' states, HookHintSubject (with the event's subject as body) an event
+// that an owner asked for.
 func TokensSubject(job, attempt string) string { return "tokens." + job + "." + attempt }
 func DoneSubject(job string) string            { return "done." + job }
 func CancelSubject(job string) string          { return "cancel." + job }
 func FleetSubject(worker string) string        { return "fleet." + worker }
 func WakeSubject(b string) string              { return "wake." + b }
 func EventsSubject(tenant string) string       { return "events.jobs." + tenant }
+func HookHintSubject(tenant string) string     { return "events.hook." + tenant }
 
 // LinesDone is the hint of ended lines of a batch, on DoneSubject of the batch's ID.
 type LinesDone struct {

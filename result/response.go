@@ -109,8 +109,11 @@ type chatBody struct {
 
 // AnswerID is the ID of the answer's own object, made of the job's.
 func AnswerID(e queue.Endpoint, job string) string {
-	if e == queue.Completions {
+	switch e {
+	case queue.Completions:
 		return "cmpl-" + trimJob(job)
+	case queue.Responses:
+		return "resp_" + trimJob(job)
 	}
 	return "chatcmpl-" + trimJob(job)
 }

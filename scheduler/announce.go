@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,21 +15,22 @@ import (
 	"github.com/rs/zerolog"
 
 	"lorry/queue"
-	"lorry/result"
 	"lorry/webhook"
 )
 
 var announcedTotal = promauto.NewCounterVec(prometheus.CounterOpts{Name: "lorry_webhook_events_total",
 	Help: "Events put into the outbox, by type."}, []string{"type"})
 
-// announcer turns verdicts into events: RESULTS → OUTBOX, then a hint to asynq. A verdict is acknowledged when its event
-// is in OUTBOX, on disk. What asynq is not told, or forgets, the sweep finds.
+// announcer turns the ends of jobs and batches into events: RESULTS → OUTBOX, then a hint to asynq. A record is
+// acknowledged when its events are in OUTBOX, on disk, one for each receiver. What asynq is not told, or forgets, the
+// sweep finds.
 //
-// Several may run: they share the durable. An event that two of them announce has one ID and one subject, and stands in
-// OUTBOX once.
+// Several may run: they share the durable. An event that two of them announce has one ID and one subject a receiver, and
+// stands in OUTBOX once.
 type announcer struct {
 	q     *queue.Queue
 	later *later
+	book  *webhook.Book
 	log   zerolog.Logger
 }
 
@@ -61,6 +61,11 @@ func (a *announcer) setup(ctx context.Context) error {
 
 // run announces until ctx ends.
 func (a *announcer) run(ctx context.Context) error {
+	stop, err := a.listen(ctx)
+	if err != nil {
+		return err // the connection is closed
+	}
+	defer stop()
 	for ctx.Err() == nil {
 		if err := a.consume(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn().Err(err).Msg("events are not announced for now")
@@ -118,18 +123,26 @@ func collect(m jetstream.Msg, in <-chan jetstream.Msg) []jetstream.Msg {
 	return out
 }
 
-// announced is a verdict's message and its event.
+// announced is a record's message and its events, one for each receiver.
 type announced struct {
-	m jetstream.Msg
-	o webhook.Outgoing
+	m   jetstream.Msg
+	out []webhook.Outgoing
 }
 
 func (a *announcer) group(ctx context.Context, ms []jetstream.Msg) {
 	ctx = context.WithoutCancel(ctx) // what is begun is finished; each step has its timeout
+	page, err := a.page(ctx)
+	if err != nil {
+		a.log.Warn().Err(err).Msg("webhook endpoints can't be read, events wait")
+		for _, m := range ms {
+			_ = m.NakWithDelay(time.Second)
+		}
+		return
+	}
 	var wanted []announced
 	for _, m := range ms {
-		if o, ok := a.read(m); ok {
-			wanted = append(wanted, announced{m, o})
+		if out := a.read(m, page); len(out) > 0 {
+			wanted = append(wanted, announced{m, out})
 		}
 	}
 	if len(wanted) > 0 {
@@ -137,100 +150,134 @@ func (a *announcer) group(ctx context.Context, ms []jetstream.Msg) {
 	}
 }
 
-// hookMark stands in every verdict that wants an event: in a string of JSON its quotes would be escaped. It spares the
-// decoding of all the others.
-var hookMark = []byte(`"webhook":`)
-
-// read is the event that a message asks for. Messages that ask for none are acknowledged here.
-func (a *announcer) read(m jetstream.Msg) (o webhook.Outgoing, ok bool) {
-	if !bytes.Contains(m.Data(), hookMark) {
-		_ = m.Ack()
-		return o, false
-	}
-	v, err := result.Decode(m.Data())
-	if err == nil && v.Webhook != nil {
-		o, err = newOutgoing(v, time.Now())
-	}
-	switch {
-	case err != nil:
-		a.unreadable(m, err)
-	case v.Webhook == nil:
-		_ = m.Ack()
-	default:
-		return o, true
-	}
-	return o, false
+func (a *announcer) page(ctx context.Context) (webhook.Page, error) {
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	return a.book.Page(ctx)
 }
 
-// unreadable verdicts may be a newer version's: a newer scheduler gets the chance to take them.
+// read are the events that a message asks for. Messages that ask for none are acknowledged here.
+func (a *announcer) read(m jetstream.Msg, page webhook.Page) []webhook.Outgoing {
+	if !heard(m.Subject(), m.Data(), page) {
+		_ = m.Ack()
+		return nil
+	}
+	f, err := readFact(m.Subject(), m.Data())
+	var out []webhook.Outgoing
+	if err == nil {
+		out, err = f.outgoing(page, time.Now())
+	}
+	if err != nil {
+		a.unreadable(m, err)
+		return nil
+	}
+	if len(out) == 0 {
+		_ = m.Ack()
+	}
+	return out
+}
+
+// unreadable records may be a newer version's: a newer scheduler gets the chance to take them.
 func (a *announcer) unreadable(m jetstream.Msg, err error) {
 	if d, merr := m.Metadata(); merr == nil && d.NumDelivered >= giveUpReading {
-		a.log.Error().Err(err).Str("subject", m.Subject()).Msg("verdict is unreadable, its event is not sent")
+		a.log.Error().Err(err).Str("subject", m.Subject()).Msg("record is unreadable, its event is not sent")
 		_ = m.Term()
 		return
 	}
-	a.log.Warn().Err(err).Str("subject", m.Subject()).Msg("verdict is unreadable here")
+	a.log.Warn().Err(err).Str("subject", m.Subject()).Msg("record is unreadable here")
 	_ = m.NakWithDelay(announceWait)
 }
 
-// store puts events into OUTBOX, and acknowledges the verdicts whose event is there. The others come again.
-func (a *announcer) store(ctx context.Context, all []announced) (there []announced) {
-	ms := make([]*nats.Msg, len(all))
-	for i, x := range all {
-		ms[i] = outboxMsg(x.o)
+// store puts events into OUTBOX, and acknowledges the records whose events are all there. The others come again.
+func (a *announcer) store(ctx context.Context, all []announced) (there []webhook.Outgoing) {
+	var ms []*nats.Msg
+	for _, x := range all {
+		for i := range x.out {
+			ms = append(ms, outboxMsg(&x.out[i]))
+		}
 	}
 	_, errs := a.q.PublishAll(ctx, ms)
-	for i, x := range all {
-		if err := errs[i]; err != nil && !errors.Is(err, queue.ErrExists) {
-			a.log.Warn().Err(err).Str("event", x.o.ID).Msg("event is not in the outbox")
+	for _, x := range all {
+		err := refusedAny(errs[:len(x.out)])
+		errs = errs[len(x.out):]
+		if err != nil {
+			a.log.Warn().Err(err).Str("event", x.out[0].ID).Msg("event is not in the outbox")
 			_ = x.m.NakWithDelay(time.Second)
 			continue
 		}
 		_ = x.m.Ack()
-		announcedTotal.WithLabelValues(x.o.Type).Inc()
-		there = append(there, x)
+		for i := range x.out {
+			announcedTotal.WithLabelValues(x.out[i].Type).Inc()
+		}
+		there = append(there, x.out...)
 	}
 	return there
 }
 
-// outboxMsg is refused where the event stands already, and a duplicate just behind its delivery.
-func outboxMsg(o webhook.Outgoing) *nats.Msg {
-	m := nats.NewMsg(queue.HookSubject(o.Tenant, o.ID))
-	m.Data, _ = marshal(o) // its own types, and a body that is JSON
-	m.Header.Set(jetstream.MsgIDHeader, o.ID)
-	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, "0")
-	return m
+// refusedAny is why any of the messages is not there.
+func refusedAny(errs []error) error {
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, queue.ErrExists) {
+			return err
+		}
+	}
+	return nil
 }
 
+// outboxMsg is refused where the event stands already, and a duplicate just behind its delivery.
+func outboxMsg(o *webhook.Outgoing) *nats.Msg { return queue.HookMsg(o.Tenant, o.Name(), o.Encode()) }
+
 // hint tells asynq. What it can't be told is left to the sweep.
-func (a *announcer) hint(ctx context.Context, all []announced) {
+func (a *announcer) hint(ctx context.Context, all []webhook.Outgoing) {
 	ctx, cancel := context.WithTimeout(ctx, hintTime)
 	defer cancel()
 	var wg sync.WaitGroup
 	sem := make(chan struct{}, hintAtOnce)
-	for _, x := range all {
+	for i := range all {
+		o := &all[i]
 		sem <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-sem }()
-			if err := a.later.enqueueHook(ctx, x.o.Tenant, x.o.ID); err != nil {
-				a.log.Warn().Err(err).Str("event", x.o.ID).Msg("asynq is not told of an event: the sweep will")
+			if err := a.later.enqueueHook(ctx, o.Tenant, o.Name()); err != nil {
+				a.log.Warn().Err(err).Str("event", o.Name()).Msg("asynq is not told of an event: the sweep will")
 			}
 		})
 	}
 	wg.Wait()
 }
 
+// listen takes hints from those who put events into OUTBOX themselves: tests and replays that an owner asked for. One
+// that is lost is found by the sweep.
+func (a *announcer) listen(ctx context.Context) (stop func(), err error) {
+	s, err := a.q.Conn().QueueSubscribe(queue.HookHintSubject("*"), "hooks", func(m *nats.Msg) {
+		tenant, delivery, ok := parseHook(string(m.Data))
+		if !ok {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hintTime)
+		defer cancel()
+		if err := a.later.enqueueHook(ctx, tenant, delivery); err != nil {
+			a.log.Warn().Err(err).Str("event", delivery).Msg("asynq is not told of an event: the sweep will")
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("scheduler: listen to hints: %w", err)
+	}
+	return func() { _ = s.Unsubscribe() }, nil
+}
+
 // hookTask is the payload of an event's task: where the event stands.
 type hookTask struct {
 	V      int    `json:"v"`
 	Tenant string `json:"tenant"`
-	Event  string `json:"event"`
+	// Event is the last part of its subject.
+	Event string `json:"event"`
 }
 
-func (l *later) enqueueHook(ctx context.Context, tenant, event string) error {
-	b, err := json.Marshal(hookTask{1, tenant, event})
+func (l *later) enqueueHook(ctx context.Context, tenant, delivery string) error {
+	b, err := json.Marshal(hookTask{1, tenant, delivery})
 	if err != nil {
-		return fmt.Errorf("scheduler: event %s: %w", event, err)
+		return fmt.Errorf("scheduler: event %s: %w", delivery, err)
 	}
-	return l.enqueue(ctx, hookKind, hooksQueue, event, b)
+	return l.enqueue(ctx, hookKind, hooksQueue, delivery, b)
 }

@@ -30,9 +30,6 @@ var (
 const (
 	// hookKind is asynq's type of the task that delivers one event.
 	hookKind = "webhook"
-	// keptAttempts and keptFor bound a tenant's list of attempts.
-	keptAttempts = 200
-	keptFor      = 7 * 24 * time.Hour
 	// removeFor is how long a delivered event's removal from OUTBOX is tried: until it is gone, it may be sent again.
 	removeFor = 10 * time.Second
 	// askFor bounds a question to NATS: with the task's far deadline, the client would wait that long for a lost answer.
@@ -42,12 +39,14 @@ const (
 // hooks delivers events. An event's message in OUTBOX is the intent: it is gone once the event is delivered, or given
 // up, and a task that finds none has nothing to do.
 type hooks struct {
-	q       *queue.Queue
-	rdb     redis.UniversalClient
-	sealer  *webhook.Sealer
-	secrets *webhook.Secrets
-	sender  *webhook.Sender
-	hosts   hosts
+	q         *queue.Queue
+	rdb       redis.UniversalClient
+	sealer    *webhook.Sealer
+	secrets   *webhook.Secrets
+	endpoints *webhook.Endpoints
+	sender    *webhook.Sender
+	hosts     hosts
+	streaks   streaks
 	// sent are events that were delivered but stand in OUTBOX still, since NATS did not answer: not again, please.
 	sent sync.Map
 	log  zerolog.Logger
@@ -74,14 +73,49 @@ func (h *hooks) deliver(ctx context.Context, payload []byte, failed int) error {
 	if err := json.Unmarshal(m.Data, &o); err != nil || o.V > webhook.V {
 		return &again{after: time.Minute, quiet: true, err: fmt.Errorf("scheduler: event %s is unreadable here (version %d): %w", t.Event, o.V, err)}
 	}
-	return h.attempt(ctx, m, &o, failed+1)
+	if err := h.compose(ctx, &o); err != nil {
+		if errors.Is(err, queue.ErrAway) {
+			return soon(err)
+		}
+		return h.conclude(ctx, m, &o, failed+1, time.Now(), webhook.Outcome{Kind: webhook.Broken, Err: err}, true)
+	}
+	if o.Endpoint != "" {
+		return h.toEndpoint(ctx, m, &o, failed+1)
+	}
+	return h.attempt(ctx, m, &o, failed+1, func() ([]string, error) { return h.keys(ctx, &o) })
+}
+
+// errNoRecord is a replay of what RESULTS has forgotten.
+var errNoRecord = errors.New("scheduler: the record of what the event tells of is gone")
+
+// compose makes the body of a replay.
+func (h *hooks) compose(ctx context.Context, o *webhook.Outgoing) error {
+	if o.Body != nil {
+		return nil
+	}
+	for _, subject := range []string{queue.ResultSubject(&queue.Job{Tenant: o.Tenant, ID: o.Job}), queue.EndSubject(o.Tenant, o.Job)} {
+		m, ok, err := h.q.Last(ctx, queue.StreamResults, subject)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		f, err := readFact(m.Subject, m.Data)
+		if err != nil {
+			return err
+		}
+		return f.refill(o)
+	}
+	return fmt.Errorf("%w: %s", errNoRecord, o.Job)
 }
 
 // soon is a task that one of our own servers kept from trying.
 func soon(err error) error { return &again{after: 2 * time.Second, quiet: true, err: err} }
 
-func (h *hooks) attempt(ctx context.Context, m queue.Stored, o *webhook.Outgoing, n int) error {
-	secrets, err := h.keys(ctx, o)
+// attempt makes one, where the receiver has room for it.
+func (h *hooks) attempt(ctx context.Context, m queue.Stored, o *webhook.Outgoing, n int, keys func() ([]string, error)) error {
+	secrets, err := keys()
 	if errors.Is(err, queue.ErrAway) {
 		return soon(err)
 	}
@@ -98,7 +132,8 @@ func (h *hooks) attempt(ctx context.Context, m queue.Stored, o *webhook.Outgoing
 	if n == 1 && o.Ended != 0 {
 		sentSeconds.Observe(start.Sub(time.UnixMilli(o.Ended)).Seconds())
 	}
-	return h.conclude(ctx, m, o, n, start, out)
+	h.judge(ctx, o, start, out)
+	return h.conclude(ctx, m, o, n, start, out, false)
 }
 
 // keys are the secrets that sign an event. Any error but ErrAway is for good, or until the operator does something.
@@ -116,14 +151,14 @@ func (h *hooks) keys(ctx context.Context, o *webhook.Outgoing) ([]string, error)
 	return all, err
 }
 
-// conclude decides what an attempt means: the event is over, or comes again.
-func (h *hooks) conclude(ctx context.Context, m queue.Stored, o *webhook.Outgoing, n int, start time.Time, out webhook.Outcome) error {
-	a := webhook.Attempt{V: webhook.V, At: start.UnixMilli(), Event: o.ID, Type: o.Type, Job: o.Job, Target: o.Target(), Result: out.Kind.String(),
-		Status: out.Status, TookMS: out.Took.Milliseconds(), Attempt: n}
+// conclude decides what an attempt means: the event is over, in any case where last says so, or comes again.
+func (h *hooks) conclude(ctx context.Context, m queue.Stored, o *webhook.Outgoing, n int, start time.Time, out webhook.Outcome, last bool) error {
+	a := webhook.Attempt{V: webhook.V, At: start.UnixMilli(), Event: o.ID, Type: o.Type, Job: o.Job, Delivery: o.Name(), Endpoint: o.Endpoint, Target: o.Target(),
+		Result: out.Kind.String(), Status: out.Status, TookMS: out.Took.Milliseconds(), Attempt: n}
 	if out.Err != nil {
 		a.Error = out.Err.Error()
 	}
-	over := out.Kind == webhook.Delivered || out.Kind == webhook.Gone
+	over := last || out.Kind == webhook.Delivered || out.Kind == webhook.Gone
 	wait, ok := webhook.Next(n, time.Since(time.UnixMilli(o.Created)), out.After, rand.Float64())
 	switch {
 	case over:
@@ -134,8 +169,8 @@ func (h *hooks) conclude(ctx context.Context, m queue.Stored, o *webhook.Outgoin
 	}
 	h.record(ctx, o, a)
 	if over {
-		h.sent.Store(o.ID, nil)
-		return h.remove(ctx, m, o.ID)
+		h.sent.Store(o.Name(), nil)
+		return h.remove(ctx, m, o.Name())
 	}
 	return &again{after: wait, err: out.Err}
 }
@@ -182,20 +217,30 @@ func (h *hooks) record(ctx context.Context, o *webhook.Outgoing, a webhook.Attem
 	if a.Error != "" {
 		l = h.log.Warn().Str("error", a.Error)
 	}
+	if a.Endpoint != "" {
+		l.Str("endpoint", a.Endpoint)
+	}
 	l.Str("event", a.Event).Str("job", a.Job).Str("tenant", o.Tenant).Str("target", a.Target).Str("result", a.Result).Int("status", a.Status).
 		Int("attempt", a.Attempt).Int64("took_ms", a.TookMS).Int64("next_in", a.NextIn).Msg("webhook")
 	b, err := marshal(a)
 	if err != nil {
 		return
 	}
-	key := webhook.AttemptsKey(o.Tenant)
 	_, err = h.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.LPush(ctx, key, b)
-		p.LTrim(ctx, key, 0, keptAttempts-1)
-		p.Expire(ctx, key, keptFor)
+		keep(ctx, p, webhook.AttemptsKey(o.Tenant), b)
+		if o.Endpoint != "" {
+			keep(ctx, p, webhook.EndpointAttemptsKey(o.Tenant, o.Endpoint), b)
+		}
 		return nil
 	})
 	if err != nil {
 		h.log.Debug().Err(err).Msg("attempt is not listed")
 	}
+}
+
+// keep puts an attempt on top of a list.
+func keep(ctx context.Context, p redis.Pipeliner, key string, attempt []byte) {
+	p.LPush(ctx, key, attempt)
+	p.LTrim(ctx, key, 0, webhook.KeptAttempts-1)
+	p.Expire(ctx, key, webhook.KeptFor)
 }

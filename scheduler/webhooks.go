@@ -23,7 +23,7 @@ func (s *Scheduler) webhooks(ctx context.Context) error {
 	l := newLater(rdb, s.cfg.Log)
 	h := s.newHooks(l)
 	defer h.sender.Close()
-	a := &announcer{q: s.cfg.Queue, later: l, log: s.cfg.Log}
+	a := &announcer{q: s.cfg.Queue, later: l, book: webhook.NewBook(h.endpoints), log: s.cfg.Log}
 	l.tasks[hookKind] = h.deliver
 	l.tasks[sweepKind] = endedBy(ctx, (&sweeper{q: s.cfg.Queue, later: l, log: s.cfg.Log}).sweep)
 	l.tasks[filesKind] = endedBy(ctx, s.sweepFiles)
@@ -52,8 +52,9 @@ func endedBy(stop context.Context, do task) task {
 
 func (s *Scheduler) newHooks(l *later) *hooks {
 	return &hooks{q: s.cfg.Queue, rdb: l.rdb, sealer: s.cfg.Sealer, log: s.cfg.Log,
-		secrets: webhook.NewSecrets(webhook.SecretsConfig{JS: s.cfg.Queue.JS(), Replicas: s.cfg.Queue.Replicas(), Sealer: s.cfg.Sealer, Log: s.cfg.Log}),
-		sender:  webhook.NewSender(webhook.SenderConfig{Allow: s.cfg.WebhookAllow})}
+		secrets:   webhook.NewSecrets(webhook.SecretsConfig{JS: s.cfg.Queue.JS(), Replicas: s.cfg.Queue.Replicas(), Sealer: s.cfg.Sealer, Log: s.cfg.Log}),
+		endpoints: webhook.NewEndpoints(webhook.EndpointsConfig{JS: s.cfg.Queue.JS(), Sealer: s.cfg.Sealer, Allow: s.cfg.WebhookAllow, Log: s.cfg.Log}),
+		sender:    webhook.NewSender(webhook.SenderConfig{Allow: s.cfg.WebhookAllow})}
 }
 
 // untilSetUp does admin steps, again and again while NATS is away. An error means that ctx ended.

@@ -286,8 +286,10 @@ func TestFailureIsTriedAgainByAsynq(t *testing.T) {
 // announceOnly puts verdicts' events into OUTBOX, and asynq's tasks into Redis, and delivers none.
 func (r *rig) announceOnly(t *testing.T, vs ...*result.Verdict) {
 	r.t.Helper()
-	a := &announcer{q: r.q, later: newLater(r.rdb, r.cfg.Log), log: r.cfg.Log}
-	if err := a.setup(r.t.Context()); err != nil {
+	h := (&Scheduler{cfg: r.cfg}).newHooks(newLater(r.rdb, r.cfg.Log))
+	defer h.sender.Close()
+	a := &announcer{q: r.q, later: newLater(r.rdb, r.cfg.Log), book: webhook.NewBook(h.endpoints), log: r.cfg.Log}
+	if err := errors.Join(a.setup(r.t.Context()), h.secrets.Setup(r.t.Context())); err != nil {
 		r.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(r.t.Context())
@@ -379,14 +381,15 @@ func (r *rig) box(mods ...func(*webhook.Outgoing)) (h *hooks, o webhook.Outgoing
 	if err := h.secrets.Setup(r.t.Context()); err != nil {
 		r.t.Fatal(err)
 	}
-	o, err := newOutgoing(r.verdict(), time.Now())
+	out, err := fact{job: r.verdict()}.outgoing(nil, time.Now())
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	o = out[0]
 	for _, m := range mods {
 		m(&o)
 	}
-	if _, err := r.q.JS().PublishMsg(r.t.Context(), outboxMsg(o)); err != nil {
+	if _, err := r.q.JS().PublishMsg(r.t.Context(), outboxMsg(&o)); err != nil {
 		r.t.Fatal(err)
 	}
 	payload, _ = json.Marshal(hookTask{1, o.Tenant, o.ID})
@@ -466,9 +469,9 @@ func TestDeleteIsWithoutEffectTheSecondTime(t *testing.T) {
 func TestAnnouncingTwiceStandsOnce(t *testing.T) {
 	r := newRig(t)
 	_, o, _ := r.box()
-	behind := outboxMsg(o)
+	behind := outboxMsg(&o)
 	behind.Header.Set(jetstream.MsgIDHeader, "behind the duplicate window")
-	_, errs := r.q.PublishAll(t.Context(), []*nats.Msg{outboxMsg(o), behind})
+	_, errs := r.q.PublishAll(t.Context(), []*nats.Msg{outboxMsg(&o), behind})
 	for _, err := range errs {
 		if !errors.Is(err, queue.ErrExists) {
 			t.Errorf("got %v", err)
