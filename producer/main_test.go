@@ -208,13 +208,15 @@ func (r *road) dispatch(ctx context.Context) error {
 		ms, _, _ := r.queue.Read(ctx, queue.StreamBacklog, "backlog.>", next, 100)
 		for _, m := range ms {
 			next = m.Seq + 1
-			j, err := queue.DecodeJob(m.Data)
-			if err != nil {
-				return err
-			}
-			_, errs := r.queue.Feed(ctx, j.Lane, j.Request.Model.B(), []queue.Delivery{{V: queue.V, Jobs: []queue.Job{j}}})
-			if errs[0] != nil {
-				return errs[0]
+			for data := range queue.Bundled(m.Data) {
+				j, err := queue.DecodeJob(data)
+				if err != nil {
+					return err
+				}
+				_, errs := r.queue.Feed(ctx, j.Lane, j.Request.Model.B(), queue.Pack([][]byte{data}, 1))
+				if errs[0] != nil {
+					return errs[0]
+				}
 			}
 		}
 		if _, err := sub.NextMsgWithContext(ctx); err != nil {

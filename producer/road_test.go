@@ -513,7 +513,7 @@ func TestWebhookSecretTravels(t *testing.T) {
 	r := setup(t, Config{})
 	a := r.post(chats, chat("x", `"lorry":{"webhook":{"url":"https://example.com/h","secret":"0123456789012345678901234"}}`), later)
 	a.want(t, 202)
-	m, found, err := r.queue.Last(t.Context(), queue.StreamBacklog, queue.BacklogSubject(queue.Flex, engine.Model{Base: echo.Base}.B(), access.DefaultTenant))
+	m, found, err := r.queue.Last(t.Context(), queue.StreamBacklog, queue.BacklogSubject(queue.Flex, engine.Model{Base: echo.Base}.B(), access.DefaultTenant, 1))
 	if err != nil || !found {
 		t.Fatal(err)
 	}

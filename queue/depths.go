@@ -77,21 +77,17 @@ func (q *Queue) Subjects(ctx context.Context, stream, filter string) (map[string
 	return nil, fmt.Errorf("queue: subjects of %s: %w", stream, away(err))
 }
 
-// ParseBacklog reads a backlog or due subject. ok is false for any other.
-func ParseBacklog(subject string) (l Lane, b, tenant string, ok bool) {
-	p := strings.Split(subject, ".")
-	if len(p) != 4 || p[0] != "backlog" && p[0] != "due" {
-		return "", "", "", false
-	}
-	l, ok = ParseLane(p[1])
-	return l, p[2], p[3], ok
-}
-
+// backlogDepths sums what waits in each place.
 func backlogDepths(subjects map[string]uint64) (out []BacklogDepth) {
+	sums := map[BacklogDepth]uint64{}
 	for s, n := range subjects {
-		if l, b, t, ok := ParseBacklog(s); ok {
-			out = append(out, BacklogDepth{l, b, t, n})
+		if p, jobs, ok := ParsePlace(s); ok {
+			sums[BacklogDepth{Lane: p.Lane, Base: p.B, Tenant: p.Tenant}] += n * uint64(jobs)
 		}
+	}
+	for d, n := range sums {
+		d.Jobs = n
+		out = append(out, d)
 	}
 	return out
 }

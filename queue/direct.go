@@ -61,10 +61,13 @@ func (q *Queue) LastOf(ctx context.Context, stream string, subjects []string) (o
 	return out, nil
 }
 
+// readBytes ends a read that has come to this size: one message of BACKLOG may hold a hundred jobs.
+const readBytes = 2 << 20
+
 // Read is up to n messages of a stream, from seq on, of the subjects that match filter (">" for all), and whether the
 // stream holds more behind them.
 func (q *Queue) Read(ctx context.Context, stream, filter string, seq uint64, n int) (ms []Stored, more bool, err error) {
-	return q.getMany(ctx, stream, map[string]any{"seq": max(seq, 1), "next_by_subj": filter, "batch": n})
+	return q.getMany(ctx, stream, map[string]any{"seq": max(seq, 1), "next_by_subj": filter, "batch": n, "max_bytes": readBytes})
 }
 
 // getMany is a batched direct get (nats-server ADR-31): one request, an answer a message, an end mark that says how many

@@ -182,8 +182,8 @@ func refused(e *jetstream.APIError) error {
 // Committer turns what many goroutines publish at the same moment into few commits (group commit): each costs the
 // stream one fsync, or a dozen's worth, for all that it carries.
 type Committer struct {
-	q  *Queue
-	in chan pending
+	publish func(context.Context, []*nats.Msg) ([]uint64, []error)
+	in      chan pending
 	// inFlight allows two commits under way; meanwhile the next one collects.
 	inFlight chan struct{}
 	stopped  chan struct{}
@@ -199,9 +199,9 @@ type committed struct {
 	err error
 }
 
-// NewCommitter makes a committer for the messages of one stream. It works while Run does.
-func (q *Queue) NewCommitter() *Committer {
-	return &Committer{q: q, in: make(chan pending, 4096), inFlight: make(chan struct{}, 2), stopped: make(chan struct{})}
+// newCommitter makes a committer for the messages of one stream. It works while Run does.
+func newCommitter(publish func(context.Context, []*nats.Msg) ([]uint64, []error)) *Committer {
+	return &Committer{publish: publish, in: make(chan pending, 4096), inFlight: make(chan struct{}, 2), stopped: make(chan struct{})}
 }
 
 // Publish returns when the message is stored, with its sequence.
@@ -312,7 +312,7 @@ func (c *Committer) commit(group []pending) {
 		ms[i] = p.m
 	}
 	start := time.Now()
-	seqs, errs := c.q.PublishAll(context.Background(), ms)
+	seqs, errs := c.publish(context.Background(), ms)
 	commitSeconds.Observe(time.Since(start).Seconds())
 	commitMessages.Observe(float64(len(ms)))
 	for i, p := range group {

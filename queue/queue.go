@@ -60,7 +60,7 @@ func New(c Config) (*Queue, error) {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	q := &Queue{cfg: c, js: js}
-	q.backlog, q.jobs = q.NewCommitter(), q.NewCommitter()
+	q.backlog, q.jobs = newCommitter(q.publishBundled), newCommitter(q.PublishAll)
 	return q, nil
 }
 
@@ -82,18 +82,6 @@ func (q *Queue) Run(ctx context.Context) error {
 	go func() { defer close(done); q.backlog.Run(ctx) }()
 	q.jobs.Run(ctx)
 	<-done
-	return nil
-}
-
-// Submit accepts an asynchronous job: when it returns nil, the job is in BACKLOG, on disk (or with a quorum). It wakes
-// the dispatcher. A job submitted twice within the stream's duplicate window is there once.
-func (q *Queue) Submit(ctx context.Context, j *Job) error {
-	b := j.Request.Model.B()
-	m := message(BacklogSubject(j.Lane, b, j.Tenant), j.Encode(), HeaderJob, j.ID, jetstream.MsgIDHeader, j.ID)
-	if _, err := q.backlog.Publish(ctx, m); err != nil {
-		return fmt.Errorf("queue: submit %s: %w", j.ID, err)
-	}
-	q.wake(b, m.Subject)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
@@ -43,9 +44,59 @@ func TestSubmitManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	ms, more, err := q.Read(t.Context(), queue.StreamBacklog, queue.BacklogSubject(queue.Flex, base, "acme"), 1, 1000)
-	if err != nil || more || len(ms) != 500 {
+	ms, more, err := q.Read(t.Context(), queue.StreamBacklog, ">", 1, 1000)
+	if err != nil || more {
 		t.Fatalf("%d messages, more %v, %v", len(ms), more, err)
+	}
+	found := map[string]bool{}
+	for _, m := range ms {
+		for data := range queue.Bundled(m.Data) {
+			j, err := queue.DecodeJob(data)
+			ok(t, err)
+			found[j.ID] = true
+		}
+	}
+	d, err := q.Depths(t.Context())
+	ok(t, err)
+	want := []queue.BacklogDepth{{Lane: queue.Flex, Base: base, Tenant: "acme", Jobs: 500}}
+	if diff := cmp.Diff(want, d.Backlog); diff != "" || len(found) != 500 {
+		t.Errorf("%d jobs found, depths: %s", len(found), diff)
+	}
+}
+
+// TestSubmitToManyPlaces: what is submitted at once for several tenants and lanes stays apart.
+func TestSubmitToManyPlaces(t *testing.T) {
+	q := queuetest.New(t, queue.Config{})
+	var wg sync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() {
+			j := job(fmt.Sprint("job_", i))
+			j.Tenant, j.Lane = fmt.Sprint("t", i%20), queue.Lanes[1+i%2]
+			if err := q.Submit(t.Context(), j); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	ms, _, err := q.Read(t.Context(), queue.StreamBacklog, ">", 1, 1000)
+	ok(t, err)
+	n := 0
+	for _, m := range ms {
+		p, jobs, known := queue.ParsePlace(m.Subject)
+		for data := range queue.Bundled(m.Data) {
+			j, err := queue.DecodeJob(data)
+			ok(t, err)
+			if !known || j.Tenant != p.Tenant || j.Lane != p.Lane {
+				t.Errorf("%s holds a job of %s in %s", m.Subject, j.Tenant, j.Lane)
+			}
+			n, jobs = n+1, jobs-1
+		}
+		if jobs != 0 {
+			t.Errorf("%s holds %d jobs less than it says", m.Subject, jobs)
+		}
+	}
+	if n != 300 {
+		t.Errorf("%d jobs", n)
 	}
 }
 
@@ -149,7 +200,7 @@ func TestRetryIsMovedByTheServer(t *testing.T) {
 func TestLeases(t *testing.T) {
 	q := queuetest.New(t, queue.Config{AckWait: time.Second})
 	ok(t, q.SetupBase(t.Context(), base))
-	_, errs := q.Feed(t.Context(), queue.Flex, base, queue.Pack([]queue.Job{*job("job_1")}, 0))
+	_, errs := q.Feed(t.Context(), queue.Flex, base, queue.Pack([][]byte{job("job_1").Encode()}, 0))
 	ok(t, errs[0])
 	p := q.Puller(queue.Flex, base)
 	first := pull(t, p)

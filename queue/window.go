@@ -18,34 +18,49 @@ const (
 	maxDeliveryBytes = 768 << 10
 )
 
+// Parcel is an encoded delivery of Jobs jobs.
+type Parcel struct {
+	Data []byte
+	Jobs int
+}
+
 // Feed puts deliveries into the ready window of a lane and base, as few commits as it takes. seqs (in JOBS) and errs are
 // by index.
-func (q *Queue) Feed(ctx context.Context, l Lane, b string, ds []Delivery) (seqs []uint64, errs []error) {
-	ms := make([]*nats.Msg, len(ds))
-	for i, d := range ds {
-		d.V = V
-		ms[i] = message(JobsSubject(l, b), encode(d))
+func (q *Queue) Feed(ctx context.Context, l Lane, b string, ps []Parcel) (seqs []uint64, errs []error) {
+	ms := make([]*nats.Msg, len(ps))
+	for i, p := range ps {
+		ms[i] = message(JobsSubject(l, b), p.Data)
 	}
 	return q.PublishAll(ctx, ms)
 }
 
-// Pack cuts jobs of one tenant, base and adapter, in order, into deliveries of at most k jobs (MaxDelivery for 0) and of
-// a size that fits a message.
-func Pack(jobs []Job, k int) (out []Delivery) {
+// Pack makes deliveries of encoded jobs (Job.Encode) of one tenant, base and adapter, in order, of at most k jobs each
+// (MaxDelivery for 0) and of a size that fits a message. The jobs are not read: they go on as they came.
+func Pack(jobs [][]byte, k int) (out []Parcel) {
 	if k <= 0 || k > MaxDelivery {
 		k = MaxDelivery
 	}
-	size := 0
-	for i := range jobs {
-		n := len(jobs[i].Encode())
-		last := len(out) - 1
-		if last < 0 || len(out[last].Jobs) == k || size+n > maxDeliveryBytes {
-			out, size = append(out, Delivery{V: V}), 0
-			last++
+	for len(jobs) > 0 {
+		n, size := 0, 0
+		for n < min(k, len(jobs)) && (n == 0 || size+len(jobs[n]) <= maxDeliveryBytes) {
+			size += len(jobs[n])
+			n++
 		}
-		out[last].Jobs, size = append(out[last].Jobs, jobs[i]), size+n
+		out, jobs = append(out, Parcel{pack(jobs[:n], size), n}), jobs[n:]
 	}
 	return out
+}
+
+// pack is the encoding of a Delivery, of jobs that are encoded already.
+func pack(jobs [][]byte, size int) []byte {
+	b := fmt.Appendf(make([]byte, 0, size+len(jobs)+32), `{"v":%d,"jobs":[`, V)
+	for i, j := range jobs {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, j...)
+	}
+	return append(b, "]}"...)
 }
 
 // Lease is a delivery that this process holds until it acknowledges or hands it back.

@@ -21,14 +21,9 @@ const (
 	// DurableAnnounce reads RESULTS for the outbox.
 	DurableAnnounce = "announce"
 
-	// HeaderJob names the job of a message of one job.
+	// HeaderJob names the job of a message of one job (in LATER, DEAD and the interactive lane of JOBS).
 	HeaderJob = "Lorry-Job"
 )
-
-// BacklogSubject is where an accepted job waits.
-func BacklogSubject(l Lane, b, tenant string) string {
-	return "backlog." + string(l) + "." + b + "." + tenant
-}
 
 // DueSubject is where the server itself moves a retry at its time.
 func DueSubject(l Lane, b, tenant string) string { return "due." + string(l) + "." + b + "." + tenant }

@@ -2,12 +2,15 @@ package queue
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 
 	"lorry/engine"
 )
@@ -105,16 +108,60 @@ func sameJSON(a, b json.RawMessage) bool {
 }
 
 func TestPack(t *testing.T) {
-	jobs := make([]Job, 70)
+	jobs := make([][]byte, 70)
 	for i := range jobs {
-		jobs[i].Request.Prompt = "short"
+		jobs[i] = (&Job{V: V, ID: fmt.Sprint(i), Request: engine.Request{Prompt: "a\nb"}}).Encode()
 	}
-	jobs[40].Request.Prompt = strings.Repeat("x", maxDeliveryBytes)
+	jobs[40] = (&Job{V: V, ID: "40", Request: engine.Request{Prompt: strings.Repeat("x", maxDeliveryBytes)}}).Encode()
 	var sizes []int
-	for _, d := range Pack(jobs, 0) {
-		sizes = append(sizes, len(d.Jobs))
+	n := 0
+	for _, p := range Pack(jobs, 0) {
+		sizes = append(sizes, p.Jobs)
+		d, err := DecodeDelivery(p.Data)
+		if err != nil || len(d.Jobs) != p.Jobs || d.Jobs[0].ID != fmt.Sprint(n) {
+			t.Fatalf("parcel from job %d: %d jobs, %v", n, len(d.Jobs), err)
+		}
+		n += p.Jobs
 	}
 	if d := cmp.Diff([]int{32, 8, 1, 29}, sizes); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestBundle: jobs share a message by place, count and size; each is told which one it went into.
+func TestBundle(t *testing.T) {
+	var ms []*nats.Msg
+	for i := range 300 {
+		j := &Job{V: V, ID: fmt.Sprint("job_", i), Tenant: []string{"a", "b", "b"}[i%3], Lane: Flex, Request: engine.Request{Prompt: "a\nb"}}
+		if i == 6 {
+			j.Request.Prompt = strings.Repeat("x", maxDeliveryBytes)
+		}
+		ms = append(ms, message(backlogOf(j), j.Encode(), HeaderJob, j.ID))
+	}
+	bundles, of := bundle(ms)
+	got := make([][]string, len(bundles))
+	for i, b := range bundles {
+		for data := range Bundled(b.Data) {
+			j, err := DecodeJob(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[i] = append(got[i], j.ID)
+			if b.Subject != BacklogSubject(j.Lane, "", j.Tenant, len(slices.Collect(Bundled(b.Data)))) {
+				t.Errorf("job of %s in %s", j.Tenant, b.Subject)
+			}
+		}
+	}
+	for i := range ms {
+		if !slices.Contains(got[of[i]], fmt.Sprint("job_", i)) {
+			t.Errorf("job_%d is not in bundle %d", i, of[i])
+		}
+	}
+	sizes := map[int]int{}
+	for _, ids := range got {
+		sizes[len(ids)]++
+	}
+	if d := cmp.Diff(map[int]int{1: 1, 2: 1, 97: 1, 128: 1, 72: 1}, sizes); d != "" {
 		t.Error(d)
 	}
 }

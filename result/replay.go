@@ -88,12 +88,14 @@ func (s *Store) replayVerdicts(ctx context.Context, ms []queue.Stored) error {
 func (s *Store) replayJobs(ctx context.Context, ms []queue.Stored) error {
 	var jobs []*queue.Job
 	for _, m := range ms {
-		j, err := queue.DecodeJob(m.Data)
-		if err != nil {
-			s.cfg.Log.Error().Err(err).Uint64("seq", m.Seq).Msg("job left out of the replay")
-			continue
+		for data := range queue.Bundled(m.Data) {
+			j, err := queue.DecodeJob(data)
+			if err != nil {
+				s.cfg.Log.Error().Err(err).Uint64("seq", m.Seq).Msg("job left out of the replay")
+				continue
+			}
+			jobs = append(jobs, &j)
 		}
-		jobs = append(jobs, &j)
 	}
 	return s.reaccept(ctx, jobs)
 }

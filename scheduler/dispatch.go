@@ -155,19 +155,15 @@ func pause(ctx context.Context, t time.Duration) {
 
 // wake says that a subject has news.
 func (d *dispatcher) wake(subject string) {
-	l, b, _, ok := queue.ParseBacklog(subject)
-	if !ok || b != d.b {
+	p, _, ok := queue.ParsePlace(subject)
+	if !ok || p.B != d.b {
 		return
 	}
-	stream := queue.StreamBacklog
-	if strings.HasPrefix(subject, "due.") {
-		stream = queue.StreamLater
-	}
-	ln := d.lanes[l]
-	s := ln.sources[subject]
+	ln := d.lanes[p.Lane]
+	s := ln.sources[p.Subject]
 	if s == nil {
-		s = newSource(stream, subject)
-		ln.sources[subject] = s
+		s = newSource(p)
+		ln.sources[p.Subject] = s
 	}
 	s.more = true
 }
@@ -430,7 +426,7 @@ func (d *dispatcher) readAhead(ctx context.Context, ln *lane) error {
 	var cacheable []*item
 	for _, name := range sorted(ln.sources) {
 		s := ln.sources[name]
-		for s.more && ln.order.of(s.tenant) < readAhead/2 && len(s.open) < 16*readAhead {
+		for s.more && ln.order.of(s.Tenant) < readAhead/2 && s.jobs < 16*readAhead {
 			its, err := s.read(ctx, d.q, readAhead, d.unreadable)
 			if err != nil {
 				return err
@@ -519,19 +515,19 @@ func (d *dispatcher) picks(ln *lane, room int) (out [][]*item) {
 
 // put feeds picks as deliveries. Where the outcome is unknown the jobs are candidates again: claims drop duplicates.
 func (d *dispatcher) put(ctx context.Context, ln *lane, picks [][]*item) error {
-	var ds []queue.Delivery
+	var ps []queue.Parcel
 	var of [][]*item
 	for _, its := range picks {
-		jobs := make([]queue.Job, len(its))
+		jobs := make([][]byte, len(its))
 		for i, it := range its {
-			jobs[i] = it.job
+			jobs[i] = it.data
 		}
 		for _, p := range queue.Pack(jobs, 0) {
-			ds, of = append(ds, p), append(of, its[:len(p.Jobs)])
-			its = its[len(p.Jobs):]
+			ps, of = append(ps, p), append(of, its[:p.Jobs])
+			its = its[p.Jobs:]
 		}
 	}
-	seqs, errs := d.q.Feed(ctx, ln.name, d.b, ds)
+	seqs, errs := d.q.Feed(ctx, ln.name, d.b, ps)
 	for i, err := range errs {
 		for _, it := range of[i] {
 			if err != nil {
@@ -542,9 +538,9 @@ func (d *dispatcher) put(ctx context.Context, ln *lane, picks [][]*item) error {
 			d.charged[it.job.ID] = it.cost
 		}
 		if err == nil {
-			ln.win.put(seqs[i], ds[i])
+			ln.win.put(seqs[i], of[i][0].job.Tenant, ps[i].Jobs)
 		}
 	}
-	fedTotal.WithLabelValues(string(ln.name)).Add(float64(len(ds)))
+	fedTotal.WithLabelValues(string(ln.name)).Add(float64(len(ps)))
 	return errors.Join(errs...)
 }

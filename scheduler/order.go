@@ -32,6 +32,7 @@ type flow struct {
 // item is one job that may be fed: a head of its source.
 type item struct {
 	job  queue.Job
+	data []byte // the job as it is stored, and goes on
 	src  *source
 	seq  uint64 // in the source's stream
 	cost float64

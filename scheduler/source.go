@@ -11,47 +11,56 @@ import (
 // that a newcomer's are never far.
 const readAhead = 256
 
-// source is one subject of BACKLOG or LATER: a cursor over one tenant's jobs in one lane.
+// source is one place of BACKLOG or LATER: a cursor over one tenant's jobs in one lane.
 type source struct {
-	stream, subject, tenant string
+	queue.Place
 
 	next uint64 // sequence to read from
 	more bool   // there may be more to read
-	// open are the sequences read that are neither in JOBS nor ended: nothing from the lowest of them on is purged.
-	open   map[uint64]struct{}
+	// open are the sequences read with jobs that are neither in JOBS nor ended, and how many: nothing from the lowest of
+	// them on is purged.
+	open   map[uint64]int
+	jobs   int    // of all of open
 	top    uint64 // highest sequence read
 	purged uint64 // all below is gone
 }
 
-func newSource(stream, subject string) *source {
-	_, _, tenant, _ := queue.ParseBacklog(subject)
-	return &source{stream: stream, subject: subject, tenant: tenant, next: 1, more: true, open: map[uint64]struct{}{}}
+func newSource(p queue.Place) *source {
+	return &source{Place: p, next: 1, more: true, open: map[uint64]int{}}
 }
 
-// read fetches the jobs behind the cursor, up to n. One that can't be read is skipped, and so purged in time: bury
-// keeps its bytes.
-func (s *source) read(ctx context.Context, q *queue.Queue, n int, bury func(queue.Stored, error)) ([]*item, error) {
-	ms, more, err := q.Read(ctx, s.stream, s.subject, s.next, n)
-	if err != nil {
+// read fetches the jobs behind the cursor, of up to n messages. One that can't be read is skipped, and so purged in time.
+func (s *source) read(ctx context.Context, q *queue.Queue, n int, unreadable func(queue.Stored, error)) (out []*item, err error) {
+	var ms []queue.Stored
+	if ms, s.more, err = q.Read(ctx, s.Stream, s.Subject, s.next, n); err != nil {
 		return nil, err
 	}
-	s.more = more
-	var out []*item
 	for _, m := range ms {
 		s.next, s.top = m.Seq+1, max(s.top, m.Seq)
-		j, err := queue.DecodeJob(m.Data)
-		if err != nil {
-			bury(m, err)
-			continue
+		for data := range queue.Bundled(m.Data) {
+			j, err := queue.DecodeJob(data)
+			if err != nil {
+				unreadable(m, err)
+				continue
+			}
+			s.open[m.Seq]++
+			s.jobs++
+			out = append(out, &item{job: j, data: data, src: s, seq: m.Seq})
 		}
-		s.open[m.Seq] = struct{}{}
-		out = append(out, &item{job: j, src: s, seq: m.Seq})
 	}
 	return out, nil
 }
 
 // close says that a job of the source is in JOBS, or has ended.
-func (s *source) close(seq uint64) { delete(s.open, seq) }
+func (s *source) close(seq uint64) {
+	if s.open[seq] == 0 {
+		return // the source was rewound meanwhile
+	}
+	s.jobs--
+	if s.open[seq]--; s.open[seq] == 0 {
+		delete(s.open, seq)
+	}
+}
 
 // low is the sequence below which nothing is needed.
 func (s *source) low() uint64 {
@@ -68,7 +77,7 @@ func (s *source) purge(ctx context.Context, q *queue.Queue) error {
 	if low <= s.purged || low == 1 {
 		return nil
 	}
-	if err := q.PurgeBelow(ctx, s.stream, s.subject, low); err != nil {
+	if err := q.PurgeBelow(ctx, s.Stream, s.Subject, low); err != nil {
 		return err
 	}
 	s.purged = low
@@ -78,6 +87,7 @@ func (s *source) purge(ctx context.Context, q *queue.Queue) error {
 // rewind reads the source again from what was not purged: JOBS has lost what it was fed.
 func (s *source) rewind() {
 	s.next, s.more, s.top = max(1, s.purged), true, 0
+	s.jobs = 0
 	clear(s.open)
 }
 

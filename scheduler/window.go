@@ -1,7 +1,5 @@
 package scheduler
 
-import "lorry/queue"
-
 const (
 	// minWindow and maxWindow bound W, the jobs of a lane that are kept ready in JOBS: a newcomer waits for about W jobs,
 	// and workers run dry below what they take in a round trip.
@@ -44,8 +42,8 @@ func (w *window) room() int {
 	return w.want - w.level
 }
 
-func (w *window) put(seq uint64, d queue.Delivery) {
-	f := fed{d.Jobs[0].Tenant, len(d.Jobs)}
+func (w *window) put(seq uint64, tenant string, jobs int) {
+	f := fed{tenant, jobs}
 	w.fed[seq] = f
 	w.level += f.jobs
 	w.tenants[f.tenant] += f.jobs

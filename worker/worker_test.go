@@ -70,10 +70,10 @@ func (r *road) job(id, text string) *queue.Job {
 // feed puts jobs into the window, k a delivery.
 func (r *road) feed(k int, jobs ...*queue.Job) {
 	r.t.Helper()
-	var flat []queue.Job
+	var flat [][]byte
 	for _, j := range jobs {
 		ok(r.t, r.s.Accept(r.t.Context(), j))
-		flat = append(flat, *j)
+		flat = append(flat, j.Encode())
 	}
 	_, errs := r.q.Feed(r.t.Context(), queue.Flex, r.b, queue.Pack(flat, k))
 	ok(r.t, errors.Join(errs...))
