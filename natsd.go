@@ -109,6 +109,9 @@ func openNATS(ctx context.Context, c *Config, at places, part string, log logger
 	if at.Token != "" {
 		opts = append(opts, nats.Token(at.Token))
 	}
+	if at.inside != nil {
+		opts = append(opts, nats.InProcessServer(at.inside))
+	}
 	if c.NATSCred != "" {
 		opts = append(opts, nats.UserCredentials(c.NATSCred))
 	}

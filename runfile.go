@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // places says where the servers of a fleet are.
@@ -16,6 +18,8 @@ type places struct {
 	NATS  string `json:"nats"`
 	Token string `json:"token,omitempty"`
 	Redis string `json:"redis"`
+	// inside is the NATS server where it runs in this process: its connections need no socket.
+	inside nats.InProcessConnProvider
 }
 
 // runFile is DIR/run/lorry.json, what a running `lorry up` tells other processes of its user: who reads it owns the

@@ -154,7 +154,7 @@ func startServers(ctx context.Context, c *crew, cfg *Config, log logger) (runFil
 			return run, err
 		}
 		c.closer("nats", n.stop)
-		run.NATS, run.Token = n.url, n.token
+		run.NATS, run.Token, run.inside = n.url, n.token, n.server
 	}
 	if run.Redis == "" {
 		v, err := newValkey(cfg, log.With().Str("part", "redis").Logger())
