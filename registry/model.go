@@ -121,6 +121,8 @@ func (n Name) String() string {
 }
 
 // key is the name as a key of the bucket, which takes neither ":" nor "@".
-func (n Name) key() string {
-	return "model." + strings.NewReplacer(":", "=v=", "@", "=a=").Replace(n.String())
-}
+func (n Name) key() string { return keyPrefix + keyEscapes.Replace(n.String()) }
+
+const keyPrefix = "model."
+
+var keyEscapes = strings.NewReplacer(":", "=v=", "@", "=a=")

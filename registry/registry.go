@@ -107,6 +107,9 @@ func (r *Registry) write(ctx context.Context, kv jetstream.KeyValue, old entry, 
 // Resolve is what a name (name, name:version or name@alias) stands for, from memory. ErrNotFound says that nothing is
 // registered under it, ErrName that nothing can be, ErrNotReady that it isn't known yet.
 func (r *Registry) Resolve(s string) (Model, error) {
+	if m, ok := r.known(s); ok {
+		return m, nil
+	}
 	n, err := ParseName(s)
 	if err != nil {
 		return Model{}, err
@@ -123,6 +126,14 @@ func (r *Registry) Resolve(s string) (Model, error) {
 		return Model{}, fmt.Errorf("registry: model %s: %w", n, ErrNotFound)
 	}
 	return e.Model, nil
+}
+
+// known spares the usual name, without a version or an alias, the look at its form: what is in the view has a good one.
+func (r *Registry) known(s string) (Model, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	e, ok := r.models[keyPrefix+s]
+	return e.Model, ok && !e.gone && e.Name == s
 }
 
 // List is all models, sorted by name, from memory.
