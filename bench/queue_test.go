@@ -59,11 +59,16 @@ func BenchmarkQueue(b *testing.B) {
 // round sends jobs from all connections and waits until all have ended.
 func (u *up) round(b *testing.B, round int) float64 {
 	b.Helper()
+	bodies := make([][]byte, queueJobs)
+	for i := range bodies {
+		bodies[i] = fmt.Appendf(nil, `{"model":"echo","prompt":%q,"max_tokens":4}`, prompt(round*queueJobs+i, bodyWords))
+	}
+	w := newWires(u.url, connections)
+	defer w.close()
 	before := u.ended(b)
 	start := time.Now()
 	err := each(queueJobs, connections, func(i int) error {
-		_, err := u.post("/v1/completions", map[string]any{"model": "echo", "prompt": prompt(round*queueJobs+i, bodyWords), "max_tokens": 4}, "Prefer", "respond-async")
-		return err
+		return w.post("/v1/completions", bodies[i], "Prefer", "respond-async")
 	})
 	if err != nil {
 		b.Fatal(err)
