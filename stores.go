@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -31,6 +32,7 @@ type stores struct {
 	fleet    *queue.Fleet
 	blobs    blob.Store
 	files    *batch.Files
+	batches  *batch.Batches
 	log      logger
 }
 
@@ -61,7 +63,7 @@ func openStores(ctx context.Context, c *Config, at places, role string, open boo
 	return s, nil
 }
 
-// openFiles opens what keeps files' bytes, for the roles that need it.
+// openFiles opens files and batches, for the roles that need them.
 func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
 	if cfg.blobsInFolder() {
 		d, err := blob.OpenDir(blob.DirConfig{Dir: filepath.Join(cfg.Data, "blobs")})
@@ -78,7 +80,8 @@ func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
 		s.blobs = o
 	}
 	s.files = batch.NewFiles(batch.FilesConfig{JS: s.queue.JS(), Blobs: s.blobs, Replicas: cfg.Replicas, Log: s.log})
-	return s.files.Setup(ctx)
+	s.batches = batch.NewBatches(batch.BatchesConfig{Queue: s.queue, Results: s.results, Files: s.files, Replicas: cfg.Replicas, Log: s.log})
+	return errors.Join(s.files.Setup(ctx), s.batches.Setup(ctx))
 }
 
 func (s *stores) close() {

@@ -72,6 +72,12 @@ func unavailable(code, format string, args ...any) *apiError {
 	return &apiError{Status: http.StatusServiceUnavailable, Type: typeServer, Code: code, Message: fmt.Sprintf(format, args...), RetryAfter: 2 * time.Second}
 }
 
+// draining refuses new work, and gives the connection up: the next one goes to another server.
+func draining(w http.ResponseWriter) error {
+	w.Header().Set("Connection", "close")
+	return unavailable(codeDraining, "This server is shutting down and takes no new work. Try again: another one will answer.")
+}
+
 // asAPI is the one table from what went wrong to what the client is told. What is not in it is a 500, whose text stays
 // in the log.
 func asAPI(err error) *apiError {

@@ -49,8 +49,7 @@ func (s *Server) createFile(w http.ResponseWriter, r *http.Request) (err error) 
 		return err
 	}
 	if !s.hold() {
-		w.Header().Set("Connection", "close")
-		return unavailable(codeDraining, "This server is shutting down and takes no new work. Try again: another one will answer.")
+		return draining(w)
 	}
 	defer s.release()
 	leave, err := s.uploads.enter(who.Tenant)

@@ -36,7 +36,9 @@ func shelve(t *testing.T) (*road, *blob.Dir) {
 func (r *road) shelve(blobs blob.Store) {
 	files := batch.NewFiles(batch.FilesConfig{JS: r.queue.JS(), Blobs: blobs, Log: zerolog.Nop()})
 	ok(r.t, files.Setup(r.t.Context()))
-	r.serve(Config{Files: files})
+	r.batches = batch.NewBatches(batch.BatchesConfig{Queue: r.queue, Results: r.store, Files: files, Log: zerolog.Nop()})
+	ok(r.t, r.batches.Setup(r.t.Context()))
+	r.serve(Config{Files: files, Batches: r.batches})
 }
 
 const formType = "multipart/form-data; boundary=border"

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"lorry/access"
+	"lorry/batch"
 	"lorry/engine"
 	"lorry/engine/echo"
 	"lorry/queue"
@@ -40,9 +41,11 @@ type road struct {
 	store  *result.Store
 	access *access.Store
 	models *registry.Registry
-	server *Server
-	url    string
-	runs   runs
+	// batches are there once shelve was called. Nobody reads their lines here.
+	batches *batch.Batches
+	server  *Server
+	url     string
+	runs    runs
 }
 
 // setup starts a road whose API has the settings of c, without a worker.

@@ -41,6 +41,8 @@ type Config struct {
 	Access   *access.Store
 	// Files are what POST /v1/files keeps. Nil: the server has no files.
 	Files *batch.Files
+	// Batches are what POST /v1/batches makes of them. Nil: the server has no batches.
+	Batches *batch.Batches
 	// Sealer seals webhooks' own secrets. Nil keeps them as they are.
 	Sealer *webhook.Sealer
 	Log    zerolog.Logger

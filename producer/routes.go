@@ -45,6 +45,9 @@ func (s *Server) routes() http.Handler {
 	if s.cfg.Files != nil {
 		s.fileRoutes(mux)
 	}
+	if s.cfg.Batches != nil {
+		s.batchRoutes(mux)
+	}
 	if !s.cfg.NoMetrics {
 		mux.Handle("GET /metrics", promhttp.Handler())
 	}

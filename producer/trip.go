@@ -41,8 +41,7 @@ type reader func(body []byte, l limits) (*order, error)
 func (s *Server) work(read reader) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if !s.hold() {
-			w.Header().Set("Connection", "close")
-			return unavailable(codeDraining, "This server is shutting down and takes no new work. Try again: another one will answer.")
+			return draining(w)
 		}
 		defer s.release()
 		t := &trip{s: s, w: w, r: r, began: time.Now()}
@@ -101,7 +100,7 @@ func (t *trip) makeJob(who access.Principal, body []byte) error {
 	t.route()
 	t.name(queue.NewID("job_"))
 	t.cache()
-	t.seal()
+	j.Webhook = t.s.sealed(who.Tenant, d.webhook)
 	return nil
 }
 
@@ -142,17 +141,16 @@ func (t *trip) cache() {
 	t.w.Header().Set(headerCache, "miss")
 }
 
-// seal keeps a webhook's secret unreadable in the streams, where there is a master key. It is bound to the tenant.
-func (t *trip) seal() {
-	h := t.order.webhook
+// sealed keeps a webhook's secret unreadable in the streams, where there is a master key. It is bound to the tenant.
+func (s *Server) sealed(tenant string, h *queue.Webhook) *queue.Webhook {
 	if h == nil {
-		return
+		return nil
 	}
-	sealed := *h
+	out := *h
 	if h.Secret != "" {
-		sealed.Secret = t.s.cfg.Sealer.Seal(webhook.TenantContext(t.job.Tenant), h.Secret)
+		out.Secret = s.cfg.Sealer.Seal(webhook.TenantContext(tenant), h.Secret)
 	}
-	t.job.Webhook = &sealed
+	return &out
 }
 
 // resolve is what a model's name stands for now. Without a name it is the only one there is.
@@ -186,17 +184,28 @@ const maxIdem = 255
 // idemOf is the request's idempotency key. The body's digest has the path in it: the same bytes at another endpoint are
 // another request.
 func idemOf(r *http.Request, e queue.Endpoint, body []byte) (*queue.Idem, error) {
-	key := r.Header.Get("Idempotency-Key")
-	if key == "" {
-		return nil, nil
+	idem, err := bodyOf(r, e, body)
+	if err != nil || idem.Key == "" {
+		return nil, err
 	}
+	return &idem, nil
+}
+
+// bodyOf is the same where a request is known by its body even if there is no key.
+func bodyOf(r *http.Request, e queue.Endpoint, body []byte) (queue.Idem, error) {
+	key := r.Header.Get("Idempotency-Key")
 	if len(key) > maxIdem {
-		return nil, refuse(codeValue, "Idempotency-Key", "Invalid 'Idempotency-Key': at most %d characters, but got %d.", maxIdem, len(key))
+		return queue.Idem{}, refuse(codeValue, "Idempotency-Key", "Invalid 'Idempotency-Key': at most %d characters, but got %d.", maxIdem, len(key))
 	}
 	h := sha256.New()
 	h.Write([]byte(string(e) + "\n"))
 	h.Write(body)
-	return &queue.Idem{Key: key, Body: hex.EncodeToString(h.Sum(nil))}, nil
+	return queue.Idem{Key: key, Body: hex.EncodeToString(h.Sum(nil))}, nil
+}
+
+func reusedKey() *apiError {
+	return &apiError{Status: http.StatusUnprocessableEntity, Type: typeInvalid, Code: codeIdem, Param: "Idempotency-Key", Final: true,
+		Message: "This Idempotency-Key was used with another request in the last 24 hours. Use a new key for a new request."}
 }
 
 // idempotent binds the key to this job, or takes over the job that stands under it. A job that stands but was never
@@ -211,8 +220,7 @@ func (t *trip) idempotent() error {
 	id, err := t.s.cfg.Results.Idempotent(ctx, t.job.Tenant, *t.job.Idem, t.job.ID)
 	if errors.Is(err, result.ErrIdemMismatch) {
 		t.w.Header().Del(headerJob)
-		return &apiError{Status: http.StatusUnprocessableEntity, Type: typeInvalid, Code: codeIdem, Param: "Idempotency-Key", Final: true,
-			Message: "This Idempotency-Key was used with another request in the last 24 hours. Use a new key for a new request."}
+		return reusedKey()
 	}
 	if err != nil || id == "" {
 		return err
