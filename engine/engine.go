@@ -19,7 +19,8 @@ type Engine interface {
 	// engine. emit, if not nil, is called in order, from one goroutine at a time, with each piece as it is made; it
 	// must not block for long. The completion returned holds the whole text all the same.
 	//
-	// When ctx ends, Run stops within a step and returns its cause. Every other failure is an *[Error].
+	// When ctx ends, Run stops within a step and returns its cause ([ErrHandOver]: after a last Save). Every other
+	// failure is an *[Error].
 	Run(ctx context.Context, r *Request, emit func(Chunk)) (*Completion, error)
 
 	// Close frees the models. Runs under way end with [ErrUnavailable].
@@ -71,6 +72,13 @@ type Request struct {
 	// Echo puts the prompt before the answer's text (Text only).
 	Echo     bool     `json:"echo,omitempty"`
 	Sampling Sampling `json:"sampling"`
+	// Resume, if not nil, is how far an earlier run of this request had come. The answer goes on from there, and emit
+	// and the completion hold all of it. Where it is no beginning of this answer, or the engine can't go on from
+	// tokens, the run starts over.
+	Resume *Resume `json:"resume,omitempty"`
+	// Save, if not nil, is called with how far the run has come, as [SaveDue] says and at an [ErrHandOver], by the
+	// goroutine that calls emit. It must not block for long. An engine that can't go on from tokens never calls it.
+	Save func(*Resume) `json:"-"`
 }
 
 // Sampling says how tokens are drawn and when the answer ends.
@@ -146,6 +154,8 @@ type Usage struct {
 	PromptTokens     int `json:"prompt_tokens"`
 	CachedTokens     int `json:"cached_tokens,omitempty"` // of PromptTokens, found in the KV cache
 	CompletionTokens int `json:"completion_tokens"`       // over all choices
+	// ResumedTokens, of CompletionTokens, were drawn by earlier runs. This one only computed them like a prompt.
+	ResumedTokens int `json:"resumed_tokens,omitempty"`
 	// EngineSeconds is this request's share of the engine's time: each step's time divided by its rows.
 	EngineSeconds float64 `json:"engine_seconds,omitempty"`
 	// FirstTokenSeconds is the time from Run to the first token, EngineSeconds or not.

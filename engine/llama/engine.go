@@ -161,13 +161,12 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err != nil {
 		return nil, err
 	}
-	u := newRun(ctx, r, job.prompt, e.limit, emit != nil, e.work)
-	u.begun = begun
-	u.hold(job.grammars)
-	if r.Echo {
-		e.echo(u)
+	u, err := e.begin(ctx, r, job, emit != nil)
+	if err != nil {
+		return nil, err
 	}
-	if err := e.loop.submit(u); err != nil {
+	u.begun = begun
+	if err := e.submit(u); err != nil {
 		u.free()
 		return nil, err
 	}
@@ -182,6 +181,44 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		return nil, err
 	}
 	return c, nil
+}
+
+// begin makes a run, at its beginning or where an earlier one of the same request stood.
+func (e *Engine) begin(ctx context.Context, r *engine.Request, job prepared, stream bool) (*run, error) {
+	e.native.RLock() // grammars read the vocabulary
+	defer e.native.RUnlock()
+	if e.closed {
+		return nil, errClosed()
+	}
+	u, err := e.fresh(ctx, r, job, stream)
+	if err != nil || r.Resume == nil || u.replay(r.Resume, e.model.vocab) {
+		return u, err
+	}
+	u.free()
+	return e.fresh(ctx, r, job, stream)
+}
+
+func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, stream bool) (*run, error) {
+	grammars, err := e.shelf.copies(job.form, r.Sampling.N)
+	if err != nil {
+		return nil, err
+	}
+	u := newRun(ctx, r, job.prompt, e.limit, stream, e.work)
+	u.hold(grammars)
+	if r.Echo {
+		e.echo(u)
+	}
+	return u, nil
+}
+
+// submit has the loop make what is left of the answers, if anything is.
+func (e *Engine) submit(u *run) error {
+	if u.open > 0 {
+		return e.loop.submit(u)
+	}
+	u.free()
+	u.outbox.end(nil)
+	return nil
 }
 
 // Close ends all runs and frees the model. It waits for the step under way.
@@ -199,10 +236,9 @@ func (e *Engine) Close() error {
 
 // prepared is a request that was checked, with all that it needs to run.
 type prepared struct {
-	prompt   []int32
-	form     *form
-	tools    *tools
-	grammars []*grammar // one for each answer; none without a form
+	prompt []int32
+	form   *form
+	tools  *tools
 }
 
 // prepare checks a request and makes its prompt's tokens, on the caller's goroutine.
@@ -227,10 +263,7 @@ func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	if p.tools != nil && p.tools.form != nil {
 		p.form = p.tools.form
 	}
-	if p.prompt, err = e.tokens(r, p.tools); err != nil {
-		return p, err
-	}
-	p.grammars, err = e.shelf.copies(p.form, r.Sampling.N)
+	p.prompt, err = e.tokens(r, p.tools)
 	return p, err
 }
 

@@ -25,6 +25,7 @@ type Stats struct {
 	Steps       int           // native calls
 	Rows        int           // tokens computed in them
 	Drawn       int           // tokens of answers
+	Resumed     int           // tokens of answers that were drawn elsewhere, and computed here like prompts
 	Preempted   int           // sequences that lost their cells to older ones and were computed again
 	Failed      int           // native calls that failed
 	Busy        time.Duration // time in steps
@@ -157,8 +158,9 @@ func (l *loop) takeInbox() {
 		if l.noShare {
 			u.scope.only = u
 		}
-		l.waiting = append(l.waiting, u.seqs[0])
+		l.waiting = append(l.waiting, u.unfinished()[0])
 		l.stats.Outstanding++
+		l.stats.Resumed += u.usage.ResumedTokens
 	}
 	l.inbox = nil
 	l.publish()
@@ -194,6 +196,9 @@ func (l *loop) step() {
 func (l *loop) dropCancelled() {
 	for _, s := range slices.Concat(l.running, l.waiting) {
 		if s.run.open > 0 && s.run.ctx.Err() != nil {
+			if s.run.handedOver() {
+				s.run.save(false)
+			}
 			l.end(s.run, context.Cause(s.run.ctx))
 		}
 	}
@@ -364,7 +369,7 @@ func (l *loop) fork(u *run) {
 		return
 	}
 	u.forked = true
-	rest := u.seqs[1:]
+	rest := u.unfinished()[1:]
 	for len(rest) > 0 && l.start(rest[0]) {
 		rest = rest[1:]
 	}
@@ -382,18 +387,16 @@ func (l *loop) draw(s *sequence, row []float32) {
 		l.end(s.run, s.sampler.exhausted())
 		return
 	}
-	l.count(s, id)
+	l.count(s.run)
 	var lp *engine.Logprob
 	if s.sampler.Logprobs && !l.vocab.end[id] {
 		lp = l.vocab.logprob(row, id, s.sampler.TopLogprobs)
 	}
-	l.accept(s, id, lp)
+	l.put(s, s.accept(l.vocab, id, lp))
+	s.run.save(true)
 }
 
-func (l *loop) count(s *sequence, id int32) {
-	u := s.run
-	s.tokens = append(s.tokens, id)
-	s.drawn++
+func (l *loop) count(u *run) {
 	l.stats.Drawn++
 	u.usage.CompletionTokens++
 	if u.usage.FirstTokenSeconds == 0 {
@@ -401,34 +404,17 @@ func (l *loop) count(s *sequence, id int32) {
 	}
 }
 
-// accept adds a token to an answer's text and ends the answer where it is to end.
-func (l *loop) accept(s *sequence, id int32, lp *engine.Logprob) {
-	var p piece
-	stopped := l.vocab.end[id]
-	if !stopped {
-		p, stopped = s.text.push(l.vocab.pieces[id], lp)
-	}
-	switch {
-	case stopped && l.vocab.end[id]:
-		p, s.finish = s.text.flush(), engine.FinishStop
-	case stopped:
-		s.finish = engine.FinishStop
-	case s.left() == 0:
-		p, s.finish = p.and(s.text.flush()), engine.FinishLength
-	}
+// put shows a piece of an answer, and notes the answer's end.
+func (l *loop) put(s *sequence, p piece) {
 	if s.finish != "" {
 		l.finished = append(l.finished, s)
 	}
-	if s.finish != "" || !p.empty() {
-		l.put(s, p)
+	if s.finish == "" && p.empty() {
+		return
 	}
-}
-
-func (l *loop) put(s *sequence, p piece) {
-	u := s.run
-	u.outbox.put(engine.Chunk{Index: s.choice, Text: p.text, Logprobs: p.logprobs, Finish: s.finish})
-	if u.outbox.stream {
-		l.fresh = append(l.fresh, u)
+	s.put(p)
+	if s.run.outbox.stream {
+		l.fresh = append(l.fresh, s.run)
 	}
 }
 

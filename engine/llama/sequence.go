@@ -2,6 +2,7 @@ package llama
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type run struct {
 	seqs    []*sequence
 	usage   engine.Usage
 	open    int  // answers that are not finished
+	saved   int  // tokens in the last Save
 	forked  bool // all answers have been queued
 	started bool // an answer has been given a slot
 	first   bool // the first chunk has been waited for
@@ -40,7 +42,9 @@ type sequence struct {
 	sampler *sampler
 	text    text
 	finish  engine.Finish
-	faults  int // calls that failed and took its cells
+	// logprobs are those of all tokens drawn, where they were asked for: text may hold some back, or cut them.
+	logprobs []engine.Logprob
+	faults   int // calls that failed and took its cells
 }
 
 func newRun(ctx context.Context, r *engine.Request, prompt []int32, limit int, stream bool, work *scratch) *run {
@@ -67,6 +71,33 @@ func (u *run) completion() *engine.Completion {
 	return c
 }
 
+// accept adds a token to an answer and says what may be shown of it. It sets finish where the answer is to end.
+func (s *sequence) accept(v *vocab, id int32, lp *engine.Logprob) (p piece) {
+	s.tokens = append(s.tokens, id)
+	s.drawn++
+	if lp != nil {
+		s.logprobs = append(s.logprobs, *lp)
+	}
+	stopped := v.end[id]
+	if !stopped {
+		p, stopped = s.text.push(v.pieces[id], lp)
+	}
+	switch {
+	case stopped && v.end[id]:
+		p, s.finish = s.text.flush(), engine.FinishStop
+	case stopped:
+		s.finish = engine.FinishStop
+	case s.left() == 0:
+		p, s.finish = p.and(s.text.flush()), engine.FinishLength
+	}
+	return p
+}
+
+// put shows a piece of an answer.
+func (s *sequence) put(p piece) {
+	s.run.outbox.put(engine.Chunk{Index: s.choice, Text: p.text, Logprobs: p.logprobs, Finish: s.finish})
+}
+
 // pending is how many tokens are to be computed before the next can be drawn.
 func (s *sequence) pending() int { return len(s.tokens) - s.done }
 
@@ -87,8 +118,14 @@ type outbox struct {
 	wake   chan struct{}
 	shown  chan struct{} // closed when the first chunk has been emitted
 
-	mu     sync.Mutex
+	mu    sync.Mutex
+	ready parcel
+}
+
+// parcel is what an outbox holds at one moment.
+type parcel struct {
 	chunks []engine.Chunk
+	saved  *engine.Resume // the newest, after chunks; nil if it was taken
 	ended  bool
 	err    error
 }
@@ -102,7 +139,15 @@ func (o *outbox) put(c engine.Chunk) {
 		return
 	}
 	o.mu.Lock()
-	o.chunks = append(o.chunks, c)
+	o.ready.chunks = append(o.ready.chunks, c)
+	o.mu.Unlock()
+	o.signal()
+}
+
+// save leaves how far the run has come.
+func (o *outbox) save(r *engine.Resume) {
+	o.mu.Lock()
+	o.ready.saved = r
 	o.mu.Unlock()
 	o.signal()
 }
@@ -110,7 +155,7 @@ func (o *outbox) put(c engine.Chunk) {
 // end is the last thing that the loop does to a run.
 func (o *outbox) end(err error) {
 	o.mu.Lock()
-	o.ended, o.err = true, err
+	o.ready.ended, o.ready.err = true, err
 	o.mu.Unlock()
 	o.signal()
 }
@@ -122,34 +167,48 @@ func (o *outbox) signal() {
 	}
 }
 
-func (o *outbox) take() (chunks []engine.Chunk, ended bool, err error) {
+func (o *outbox) take() parcel {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	chunks, o.chunks = o.chunks, nil
-	return chunks, o.ended, o.err
+	p := o.ready
+	o.ready.chunks, o.ready.saved = nil, nil
+	return p
 }
 
-// wait emits a run's chunks until its end or its context's.
+// wait emits a run's chunks until its end or its context's. A run that is handed over is waited for: its last Save comes
+// with the loop's next step.
 func (u *run) wait(emit func(engine.Chunk)) (*engine.Completion, error) {
+	done := u.ctx.Done()
 	for first := true; ; {
 		select {
-		case <-u.ctx.Done():
-			return nil, context.Cause(u.ctx)
+		case <-done:
+			if !u.handedOver() {
+				return nil, context.Cause(u.ctx)
+			}
+			done = nil
+			continue
 		case <-u.outbox.wake:
 		}
-		chunks, ended, err := u.outbox.take()
-		for _, c := range chunks {
+		p := u.outbox.take()
+		for _, c := range p.chunks {
 			emit(c)
 			if first {
 				first = false
 				close(u.outbox.shown)
 			}
 		}
-		if ended && err != nil {
-			return nil, err
+		if p.saved != nil {
+			u.request.Save(p.saved)
 		}
-		if ended {
+		if p.ended && p.err != nil {
+			return nil, p.err
+		}
+		if p.ended {
 			return u.completion(), nil
 		}
 	}
+}
+
+func (u *run) handedOver() bool {
+	return u.request.Save != nil && errors.Is(context.Cause(u.ctx), engine.ErrHandOver)
 }
