@@ -29,37 +29,53 @@ func (c *call) put(m *message) {
 	}
 }
 
-func (c *call) take() []*message {
+// next is the oldest message, nil where there is none.
+func (c *call) next() *message {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	q := c.queue
-	c.queue = nil
-	return q
+	if len(c.queue) == 0 {
+		return nil
+	}
+	m := c.queue[0]
+	c.queue = c.queue[1:]
+	return m
 }
 
 // fail ends the call with an error of this end's.
 func (c *call) fail(err *engine.Error) { c.put(&message{Kind: kindError, Error: err}) }
 
-// wait hands chunks to emit until the call's last message, which it returns, or ctx ends.
-func (c *call) wait(ctx context.Context, emit func(engine.Chunk)) (*message, error) {
-	for {
-		select {
-		case <-c.wake:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		for _, m := range c.take() {
-			if ctx.Err() != nil { // perhaps ended by emit
-				return nil, context.Cause(ctx)
+// listener is who hears of a run before its end. Either may be nil.
+type listener struct {
+	emit func(engine.Chunk)
+	save func(*engine.Resume)
+}
+
+func (l listener) hear(m *message) {
+	switch {
+	case m.Kind == kindChunk && l.emit != nil:
+		l.emit(*m.Chunk)
+	case m.Kind == kindSaved && l.save != nil:
+		l.save(m.Resume)
+	}
+}
+
+// wait tells l of messages until the call's last one, which it returns, or ctx ends, perhaps by l.
+func (c *call) wait(ctx context.Context, l listener) (*message, error) {
+	for ctx.Err() == nil {
+		m := c.next()
+		switch {
+		case m == nil:
+			select {
+			case <-c.wake:
+			case <-ctx.Done():
 			}
-			switch {
-			case m.Kind == kindError:
-				return nil, m.Error
-			case m.Kind != kindChunk:
-				return m, nil
-			case emit != nil:
-				emit(*m.Chunk)
-			}
+		case m.Kind == kindError:
+			return nil, m.Error
+		case m.last():
+			return m, nil
+		default:
+			l.hear(m)
 		}
 	}
+	return nil, context.Cause(ctx)
 }

@@ -117,7 +117,7 @@ func (e *Engine) PID() int {
 
 // Info asks the child. It waits for a restart as Run does.
 func (e *Engine) Info(ctx context.Context) (engine.Info, error) {
-	m, err := e.ask(ctx, "", func(string) *message { return &message{Kind: kindInfo} }, nil)
+	m, err := e.ask(ctx, "", func(string) *message { return &message{Kind: kindInfo} }, listener{})
 	if err != nil {
 		return engine.Info{}, err
 	}
@@ -133,8 +133,8 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	m, err := e.ask(ctx, r.ID, func(id string) *message {
 		named := *r
 		named.ID = id
-		return &message{Kind: kindRun, Request: &named, Stream: emit != nil}
-	}, emit)
+		return &message{Kind: kindRun, Request: &named, Stream: emit != nil, Save: r.Save != nil}
+	}, listener{emit, r.Save})
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 
 // ask puts a question to the child of the moment, or to the next one if that ends before it was asked. A request
 // without an ID gets one, so that it can be told from others in a crash.
-func (e *Engine) ask(ctx context.Context, id string, question func(id string) *message, emit func(engine.Chunk)) (*message, error) {
+func (e *Engine) ask(ctx context.Context, id string, question func(id string) *message, l listener) (*message, error) {
 	for {
 		p, err := e.up(ctx)
 		if err != nil {
@@ -154,7 +154,7 @@ func (e *Engine) ask(ctx context.Context, id string, question func(id string) *m
 		}
 		n, c, ended := p.begin(id)
 		if ended == nil {
-			return p.ask(ctx, n, c, question(c.id), emit)
+			return p.ask(ctx, n, c, question(c.id), l)
 		}
 		e.drop(p, ended)
 	}

@@ -196,7 +196,7 @@ func (p *process) handle(m *message) {
 func (p *process) deliver(m *message) {
 	p.mu.Lock()
 	c := p.calls[m.N]
-	if c != nil && m.Kind != kindChunk {
+	if c != nil && m.last() {
 		delete(p.calls, m.N)
 		p.decoding = slices.DeleteFunc(p.decoding, func(id string) bool { return id == c.id })
 	}
@@ -241,9 +241,9 @@ func (p *process) forget(n uint64) {
 	delete(p.calls, n)
 }
 
-// ask sends a question and waits for its answer. A caller that gives up is free at once; the child is told, and its
-// call stays on the list until the child is done with it, for it may still bring the child down.
-func (p *process) ask(ctx context.Context, n uint64, c *call, m *message, emit func(engine.Chunk)) (*message, error) {
+// ask sends a question and waits for its answer. A caller that gives up is free at once, or after its last save; the
+// child is told, and its call stays on the list until the child is done with it, for it may still bring the child down.
+func (p *process) ask(ctx context.Context, n uint64, c *call, m *message, l listener) (*message, error) {
 	m.N = n
 	frame, err := encode(m)
 	if err != nil {
@@ -251,13 +251,28 @@ func (p *process) ask(ctx context.Context, n uint64, c *call, m *message, emit f
 		return nil, engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "", "the request can't be sent to the engine: %v", err)
 	}
 	p.out.put(frame)
-	answer, err := c.wait(ctx, emit)
+	answer, err := c.wait(ctx, l)
 	if err != nil && ctx.Err() != nil {
-		if frame, e := encode(&message{Kind: kindCancel, N: n}); e == nil {
-			p.out.put(frame)
-		}
+		p.leave(n, c, l, l.save != nil && errors.Is(context.Cause(ctx), engine.ErrHandOver))
 	}
 	return answer, err
+}
+
+// parting is how long a caller that hands its run over waits for what was drawn: some steps of a busy child.
+const parting = 5 * time.Second
+
+// leave tells the child that the caller is going, and where the run is to go on elsewhere, hears how far it had come.
+func (p *process) leave(n uint64, c *call, l listener, handOver bool) {
+	frame, err := encode(&message{Kind: kindCancel, N: n, HandOver: handOver})
+	if err != nil {
+		return // it holds nothing that can't be encoded
+	}
+	p.out.put(frame)
+	if handOver {
+		ctx, cancel := context.WithTimeout(context.Background(), parting)
+		defer cancel()
+		_, _ = c.wait(ctx, l) // its error is the child's word for our leaving
+	}
 }
 
 // stop ends the pipe on purpose: all calls end at once, none is suspected.

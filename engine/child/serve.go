@@ -104,7 +104,7 @@ func (s *server) handle(m *message) {
 	case kindRun:
 		s.begin(m.N, func(ctx context.Context) { s.run(ctx, m) })
 	case kindCancel:
-		s.finish(m.N)
+		s.finish(m.N, leaving(m))
 	case kindInfo:
 		s.begin(m.N, func(ctx context.Context) { s.info(ctx, m.N) })
 	}
@@ -120,7 +120,7 @@ func (s *server) begin(n uint64, call func(context.Context)) {
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	s.calls[n] = cancel
 	s.runs.Go(func() {
-		defer s.finish(n)
+		defer s.finish(n, nil)
 		call(ctx)
 	})
 }
@@ -128,13 +128,21 @@ func (s *server) begin(n uint64, call func(context.Context)) {
 // errCancelled is what a run ends with here when the parent's caller has left.
 var errCancelled error = engine.Errorf(engine.Cancelled, "", "", "the caller ended the run")
 
-func (s *server) finish(n uint64) {
+// leaving is the cause that a cancelled run ends with here.
+func leaving(m *message) error {
+	if m.HandOver {
+		return engine.ErrHandOver
+	}
+	return errCancelled
+}
+
+func (s *server) finish(n uint64, why error) {
 	s.mu.Lock()
 	cancel := s.calls[n]
 	delete(s.calls, n)
 	s.mu.Unlock()
 	if cancel != nil {
-		cancel(errCancelled)
+		cancel(why)
 	}
 }
 
@@ -143,6 +151,9 @@ func (s *server) run(ctx context.Context, m *message) {
 	var emit func(engine.Chunk)
 	if m.Stream {
 		emit = func(c engine.Chunk) { s.send(&message{Kind: kindChunk, N: m.N, Chunk: &c}) }
+	}
+	if m.Save {
+		m.Request.Save = func(r *engine.Resume) { s.send(&message{Kind: kindSaved, N: m.N, Resume: r}) }
 	}
 	done, err := s.engine.Run(ctx, m.Request, emit)
 	if err != nil {

@@ -13,14 +13,15 @@ const version = 1
 // Kinds of messages, by who sends them.
 const (
 	// The parent's.
-	kindRun    = "run"    // N, Request, Stream: run it; chunk (if Stream) and then done or error follow
-	kindCancel = "cancel" // N: end it; its error still follows
+	kindRun    = "run"    // N, Request, Stream, Save: run it; chunk (if Stream) and saved (if Save), then done or error follow
+	kindCancel = "cancel" // N, HandOver: end it, if HandOver with a last saved; its error still follows
 	kindInfo   = "info"   // N: say what is served; info or error follows
 
 	// The child's.
 	kindReady    = "ready"    // the first message: the engine is open
 	kindFatal    = "fatal"    // Error: the first and last message, it can't be opened
 	kindChunk    = "chunk"    // N, Chunk
+	kindSaved    = "saved"    // N, Resume
 	kindDone     = "done"     // N, Completion
 	kindError    = "error"    // N, Error
 	kindDecoding = "decoding" // IDs: the requests in the native calls from now on. It lies in the pipe before the call begins
@@ -33,12 +34,18 @@ type message struct {
 	N          uint64             `json:"n,omitempty"`
 	Request    *engine.Request    `json:"request,omitempty"`
 	Stream     bool               `json:"stream,omitempty"`
+	Save       bool               `json:"save,omitempty"`
+	HandOver   bool               `json:"hand_over,omitempty"`
 	Chunk      *engine.Chunk      `json:"chunk,omitempty"`
+	Resume     *engine.Resume     `json:"resume,omitempty"`
 	Completion *engine.Completion `json:"completion,omitempty"`
 	Info       *engine.Info       `json:"info,omitempty"`
 	Error      *engine.Error      `json:"error,omitempty"`
 	IDs        []string           `json:"ids,omitempty"`
 }
+
+// last says that the message ends its call.
+func (m *message) last() bool { return m.Kind != kindChunk && m.Kind != kindSaved }
 
 // check refuses what the other end could not mean, so that no reader meets a nil part.
 func (m *message) check() error {
@@ -48,6 +55,7 @@ func (m *message) check() error {
 	switch {
 	case m.Kind == kindRun && m.Request == nil,
 		m.Kind == kindChunk && m.Chunk == nil,
+		m.Kind == kindSaved && m.Resume == nil,
 		m.Kind == kindDone && m.Completion == nil,
 		(m.Kind == kindError || m.Kind == kindFatal) && m.Error == nil:
 		return fmt.Errorf("engine/child: a message of kind %q lacks its part", m.Kind)

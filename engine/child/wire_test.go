@@ -27,6 +27,10 @@ func everyMessage() []*message {
 		Sampling: engine.Sampling{Temperature: 0.5, TopP: 1, Seed: math.MaxUint64, Stop: []string{"\n"}, N: 1, LogitBias: map[int32]float64{7: -100}},
 	}
 	logprobs := []engine.Logprob{{Token: "hi", Logprob: -0.25, Bytes: []byte("hi")}}
+	resume := &engine.Resume{
+		Choices: []engine.Partial{{Tokens: []int32{1, 20}, Logprobs: logprobs}, {}},
+		Usage:   engine.Usage{PromptTokens: 3, CompletionTokens: 2, ResumedTokens: 1, EngineSeconds: 0.5},
+	}
 	return []*message{
 		{Kind: kindReady},
 		{Kind: kindFatal, Error: &engine.Error{Class: engine.Internal, Message: "model.gguf is corrupt"}},
@@ -39,6 +43,9 @@ func everyMessage() []*message {
 		{Kind: kindDone, N: 2, Completion: &engine.Completion{Choices: []engine.Choice{{Text: "hi", Finish: engine.FinishStop, Logprobs: logprobs}}, Usage: engine.Usage{PromptTokens: 3, CompletionTokens: 1}}},
 		{Kind: kindError, N: 2, Error: &engine.Error{Class: engine.Invalid, Code: engine.CodeContextLength, Message: "too long", Param: "messages"}},
 		{Kind: kindCancel, N: 2},
+		{Kind: kindRun, N: 3, Request: &engine.Request{Kind: engine.Text, Prompt: "on", Sampling: engine.Sampling{N: 1}, Resume: resume}, Save: true},
+		{Kind: kindSaved, N: 3, Resume: resume},
+		{Kind: kindCancel, N: 3, HandOver: true},
 	}
 }
 

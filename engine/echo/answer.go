@@ -2,6 +2,7 @@ package echo
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"lorry/engine"
@@ -54,19 +55,57 @@ func (a *answer) stop(stops []string) {
 	}
 }
 
-// chunk is word i of choice n. The prompt's echo is part of the first, the reason for the end of the last.
-func (a *answer) chunk(i, n int) engine.Chunk {
+// emit says words from to upto of each choice in one piece.
+func (a *answer) emit(emit func(engine.Chunk), from, upto int) {
+	for n := range a.n {
+		emit(a.chunk(n, from, upto))
+	}
+}
+
+// chunk is words from to upto of choice n. The prompt's echo is part of the first, the reason for the end of the last.
+func (a *answer) chunk(n, from, upto int) engine.Chunk {
 	c := engine.Chunk{Index: n}
-	if i < len(a.words) {
-		c.Text, c.Logprobs = a.words[i], a.logprob(a.words[i])
+	if from == 0 {
+		c.Text = a.echo
 	}
-	if i == 0 {
-		c.Text = a.echo + c.Text
+	for _, w := range a.words[from:min(upto, len(a.words))] {
+		c.Text += w
+		c.Logprobs = append(c.Logprobs, a.logprob(w)...)
 	}
-	if i >= len(a.words)-1 {
+	if upto >= len(a.words) {
 		c.Finish = a.finish
 	}
 	return c
+}
+
+// state is what another run needs to go on after n words of each choice. The words' numbers stand for tokens.
+func (a *answer) state(n int) *engine.Resume {
+	r := &engine.Resume{Usage: engine.Usage{PromptTokens: a.prompt, CompletionTokens: a.n * n}}
+	for range a.n {
+		var p engine.Partial
+		for i := range n {
+			p.Tokens = append(p.Tokens, int32(i))
+		}
+		r.Choices = append(r.Choices, p)
+	}
+	return r
+}
+
+// resume is how many words of each choice an earlier run has said; 0 where it was not of this answer, or said all.
+func (a *answer) resume(r *engine.Resume) int {
+	if r == nil || len(r.Choices) != a.n {
+		return 0
+	}
+	n := len(r.Choices[0].Tokens)
+	if n >= len(a.words) {
+		return 0
+	}
+	for i, c := range a.state(n).Choices {
+		if !slices.Equal(c.Tokens, r.Choices[i].Tokens) {
+			return 0
+		}
+	}
+	return n
 }
 
 // logprob of a word is certainty.

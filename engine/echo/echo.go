@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -103,7 +104,7 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err := e.journal.add(r.ID); err != nil {
 		return nil, engine.Errorf(engine.Internal, "", "", "%v", err)
 	}
-	return e.speak(ctx, a, emit)
+	return e.speak(ctx, a, r, emit)
 }
 
 // enter counts a run in, so that Close can wait for it.
@@ -208,28 +209,39 @@ func (e *Engine) check(r *engine.Request) error {
 	return nil
 }
 
-// speak gives the answer word by word, choice by choice in turn, as a batch would.
-func (e *Engine) speak(ctx context.Context, a *answer, emit func(engine.Chunk)) (*engine.Completion, error) {
+// speak gives the answer word by word, choice by choice in turn, as a batch would. It goes on where an earlier run of
+// the same answer stood.
+func (e *Engine) speak(ctx context.Context, a *answer, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
 	start := time.Now()
 	if emit == nil {
 		emit = func(engine.Chunk) {}
 	}
-	first := 0.0
-	for i := range max(1, len(a.words)) {
+	first, from := 0.0, a.resume(r.Resume)
+	if from > 0 {
+		a.emit(emit, 0, from)
+	}
+	saved := from
+	for i := from; i < max(1, len(a.words)); i++ {
 		if err := e.pause(ctx); err != nil {
+			if r.Save != nil && errors.Is(err, engine.ErrHandOver) {
+				r.Save(a.state(i))
+			}
 			return nil, err
 		}
-		if i == 0 {
+		if first == 0 {
 			first = time.Since(start).Seconds()
 		}
-		for n := range a.n {
-			emit(a.chunk(i, n))
+		a.emit(emit, i, i+1)
+		if r.Save != nil && engine.SaveDue(a.n*(i+1), a.n*saved) {
+			saved = i + 1
+			r.Save(a.state(saved))
 		}
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	c := a.completion()
+	c.Usage.ResumedTokens = a.n * from
 	c.Usage.EngineSeconds, c.Usage.FirstTokenSeconds = time.Since(start).Seconds(), first
 	return c, nil
 }

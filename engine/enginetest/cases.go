@@ -256,6 +256,63 @@ func testCancelledBefore(t *testing.T, s *suite) {
 	}
 }
 
+// testHandOver ends a run half-way and has another one go on: one that streams, and one that does not. An engine that
+// can't go on from tokens saves nothing, and makes the whole answer anew.
+func testHandOver(t *testing.T, s *suite) {
+	r := s.text(repeat("apple", 80), 64)
+	r.Sampling.IgnoreEOS = true
+	want := s.run(t, r)
+	for name, emit := range map[string]func(engine.Chunk){"streamed": func(engine.Chunk) {}, "whole": nil} {
+		saved := s.handOver(t, r, emit)
+		next := *r
+		next.Resume = saved
+		got := s.stream(t, &next).done
+		if got.Choices[0].Text != want.Choices[0].Text || got.Usage.CompletionTokens != want.Usage.CompletionTokens || got.Usage.PromptTokens != want.Usage.PromptTokens {
+			t.Errorf("%s: got %+v after %d tokens, want %+v", name, got, saved.Tokens(), want)
+		}
+		if got.Usage.ResumedTokens != saved.Tokens() {
+			t.Errorf("%s: went on after %d tokens of %d", name, got.Usage.ResumedTokens, saved.Tokens())
+		}
+	}
+}
+
+// handOver ends a run when it first tells how far it has come, and returns what it tells last; nil if it never does.
+func (s *suite) handOver(t *testing.T, r *engine.Request, emit func(engine.Chunk)) (last *engine.Resume) {
+	ctx, cancel := context.WithCancelCause(patience(t, s.opts))
+	defer cancel(nil)
+	q := *r
+	q.Save = func(r *engine.Resume) { last = r; cancel(engine.ErrHandOver) }
+	_, err := s.Run(ctx, &q, emit)
+	if last == nil {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return nil
+	}
+	if n := last.Tokens(); !errors.Is(err, engine.ErrHandOver) || n < 32 || n >= r.Sampling.MaxTokens || last.Usage.CompletionTokens != n {
+		t.Errorf("got %v, saved %+v", err, last)
+	}
+	return last
+}
+
+// testForeignResume wants a whole answer whatever it is to go on from.
+func testForeignResume(t *testing.T, s *suite) {
+	r := s.text(repeat("apple", 16), 6)
+	want := s.run(t, r).Choices[0].Text
+	for name, from := range map[string]*engine.Resume{
+		"nothing":      {},
+		"two answers":  {Choices: make([]engine.Partial, 2)},
+		"no tokens":    {Choices: make([]engine.Partial, 1)},
+		"odd tokens":   {Choices: []engine.Partial{{Tokens: []int32{-5, 1 << 30}}}},
+		"a longer one": {Choices: []engine.Partial{{Tokens: make([]int32, 99)}}},
+	} {
+		r.Resume = from
+		if got := s.stream(t, r).done; got.Choices[0].Text != want || got.Usage.ResumedTokens != 0 {
+			t.Errorf("%s: got %+v, want %q", name, got, want)
+		}
+	}
+}
+
 func testNotFound(t *testing.T, s *suite) {
 	r := s.text("hello", 1)
 	r.Model = engine.Model{Name: "no-such-model", Base: strings.Repeat("0", 64)}

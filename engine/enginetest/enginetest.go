@@ -58,6 +58,8 @@ var cases = []struct {
 	{"concurrency", testConcurrency},
 	{"cancel", testCancel},
 	{"cancelled before", testCancelledBefore},
+	{"hand over", testHandOver},
+	{"foreign resume", testForeignResume},
 	{"not found", testNotFound},
 	{"nul", testNUL},
 	{"no messages", testNoMessages},
