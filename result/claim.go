@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nuid"
 
+	"lorry/engine"
 	"lorry/queue"
 )
 
@@ -18,6 +19,8 @@ type Held struct {
 	// Attempt is this run's number, from 1; Crashes how many engines died with the job so far.
 	Attempt, Crashes int
 	Started          time.Time
+	// Resume is how far an earlier owner had come; nil where none told.
+	Resume *engine.Resume
 }
 
 // Claims is what became of a delivery's jobs.
@@ -51,7 +54,20 @@ func (s *Store) Claim(ctx context.Context, worker string, lease time.Duration, l
 		out[i] = claims(ls[i], v, tokens[i], now)
 	}
 	s.running(worker, out)
+	if err := s.recall(ctx, interrupted(ls, out)); err != nil {
+		s.cfg.Log.Warn().Err(err).Msg("no checkpoints: interrupted jobs start over")
+	}
 	return out, nil
+}
+
+// interrupted are the claimed jobs that may have run before, for another owner of their delivery.
+func interrupted(ls []*queue.Lease, cs []Claims) (hs []*Held) {
+	for i, l := range ls {
+		if l.Deliveries > 1 {
+			hs = append(hs, cs[i].Run...)
+		}
+	}
+	return hs
 }
 
 func claimCall(token string, now time.Time, lease time.Duration, worker string, l *queue.Lease) call {
@@ -67,7 +83,7 @@ func claims(l *queue.Lease, v []int64, token string, now time.Time) (c Claims) {
 	for i := range l.Jobs {
 		switch v[3*i] {
 		case 0:
-			c.Run = append(c.Run, &Held{&l.Jobs[i], token, l.Seq, int(v[3*i+1]), int(v[3*i+2]), now})
+			c.Run = append(c.Run, &Held{Job: &l.Jobs[i], Token: token, Seq: l.Seq, Attempt: int(v[3*i+1]), Crashes: int(v[3*i+2]), Started: now})
 		case 1:
 			c.Elsewhere++
 		default:
@@ -132,15 +148,24 @@ type Release struct {
 	GiveBack bool
 	// Crashed adds to the job's count of crashes.
 	Crashed bool
+	// Saved is how far the run had come, for the next one to go on from; nil where that is not known.
+	Saved *engine.Resume
 }
 
 // Release makes jobs queued again. Claims that are not ours any more stay as they are.
 func (s *Store) Release(ctx context.Context, rs ...Release) error {
 	var calls []call
+	var saved []Checkpoint
 	by := map[string][]*queue.Job{}
 	for _, r := range rs {
+		if r.Saved.Tokens() > 0 {
+			saved = append(saved, Checkpoint{r.Job, r.Saved})
+		}
 		calls = append(calls, call{releaseScript, []string{jobKey(r.Job.Tenant, r.Job.ID), batchKey(r.Job.Tenant, r.Job.Batch)}, []any{r.Token, btoi(r.GiveBack), btoi(r.Crashed)}})
 		by[r.Job.Tenant] = append(by[r.Job.Tenant], r.Job)
+	}
+	if err := s.Keep(ctx, saved...); err != nil { // before another can claim them
+		return err
 	}
 	if _, err := s.run(ctx, false, calls...); err != nil {
 		return err

@@ -14,6 +14,10 @@ var (
 		Help: "Jobs that this process ended, by lane and terminal state."}, []string{"lane", "state"})
 	tokensTotal = promauto.NewCounter(prometheus.CounterOpts{Name: "lorry_worker_completion_tokens_total",
 		Help: "Tokens of answers computed."})
+	resumedTotal = promauto.NewCounter(prometheus.CounterOpts{Name: "lorry_worker_resumed_tokens_total",
+		Help: "Tokens of answers that earlier runs had computed, and this process went on from."})
+	handedTotal = promauto.NewCounter(prometheus.CounterOpts{Name: "lorry_worker_handed_over_total",
+		Help: "Jobs handed back half-way, for their next owner to go on with."})
 	deadTotal = promauto.NewCounter(prometheus.CounterOpts{Name: "lorry_worker_dead_letters_total",
 		Help: "Jobs given up at their attempt cap."})
 	queueWait = promauto.NewHistogram(prometheus.HistogramOpts{Name: "lorry_worker_queue_wait_seconds",

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"lorry/engine"
@@ -22,8 +23,12 @@ type run struct {
 	solo bool
 	// bounced counts how often the engine gave it back unseen.
 	bounced int
-	// seq numbers the pieces of a streamed answer, over all of this claim's runs.
-	seq int
+	// begun counts how often it was given to the engine; seq numbers the pieces of a streamed answer since then.
+	begun, seq int
+	// saved is how far it has come, as the engine told last; kept is what was written of that. resumed counts the tokens
+	// that were there when the engine began.
+	saved, kept atomic.Pointer[engine.Resume]
+	resumed     int
 }
 
 func newRun(parent context.Context, h *result.Held, d *delivery) *run {
@@ -51,10 +56,12 @@ func (w *Worker) run(r *run) {
 	w.madeRoom()
 }
 
-// request is the job's, under the job's name and tenant.
+// request is the job's, under the job's name and tenant, from where it stands.
 func (w *Worker) request(r *run) *engine.Request {
 	q := r.held.Job.Request
 	q.ID, q.Scope = r.held.Job.ID, r.held.Job.Tenant
+	q.Resume, q.Save = r.from(), func(s *engine.Resume) { r.saved.Store(s) }
+	r.resumed = q.Resume.Tokens()
 	return &q
 }
 
@@ -63,7 +70,7 @@ func (w *Worker) emitter(r *run) func(engine.Chunk) {
 	if !r.held.Job.Stream {
 		return nil
 	}
-	subject := queue.TokensSubject(r.held.Job.ID, strconv.Itoa(r.held.Attempt)+"-"+strconv.Itoa(r.bounced))
+	subject := queue.TokensSubject(r.held.Job.ID, r.turn())
 	r.seq = 0
 	return func(c engine.Chunk) {
 		b, _ := json.Marshal(queue.TokenMessage{V: queue.V, Seq: r.seq, Chunk: c})
@@ -72,12 +79,19 @@ func (w *Worker) emitter(r *run) func(engine.Chunk) {
 	}
 }
 
+// turn names this turn at the answer. Later turns compare higher, also where a drain gave the attempt back.
+func (r *run) turn() string {
+	r.begun++
+	return strconv.Itoa(r.held.Attempt) + "-" + strconv.Itoa(int(r.d.lease.Deliveries)<<8+min(r.begun, 255))
+}
+
 // settleRun does what the engine's answer asks for.
 func (w *Worker) settleRun(ctx context.Context, r *run, c *engine.Completion, err error) {
 	if err == nil {
 		w.end(r, w.succeeded(r, c))
 		return
 	}
+	r.drawn()
 	if ctx.Err() != nil {
 		w.stopped(r, context.Cause(ctx))
 		return
@@ -209,7 +223,8 @@ func (w *Worker) succeeded(r *run, c *engine.Completion) *result.Verdict {
 	v := w.verdict(r, queue.Succeeded)
 	v.Completion = c
 	v.Joules = w.rates.watts() * c.Usage.EngineSeconds
-	w.rates.ended(c.Usage.CompletionTokens)
+	w.rates.ended(c.Usage.CompletionTokens - c.Usage.ResumedTokens)
+	resumedTotal.Add(float64(c.Usage.ResumedTokens))
 	return v
 }
 

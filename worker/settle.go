@@ -82,14 +82,17 @@ func (w *Worker) settleOnce(group []*ending) (left []*ending) {
 	if err != nil {
 		w.cfg.Log.Warn().Err(err).Int("verdicts", len(vs)).Msg("commit failed, trying again")
 	}
+	var over []*run
 	for i, e := range group {
 		if stood[i] == nil {
 			left = append(left, e)
 			continue
 		}
+		over = append(over, e.r)
 		jobsTotal.WithLabelValues(string(e.v.Lane), string(stood[i].State)).Inc()
 		w.release(e.r)
 	}
+	w.dropKept(over...)
 	return left
 }
 
@@ -108,9 +111,12 @@ func (w *Worker) giveUp(r *run, how parting) {
 	switch how {
 	case handBack:
 		r.d.again.Store(true)
-		w.unclaim(result.Release{Held: r.held, GiveBack: true})
+		w.unclaim(result.Release{Held: r.held, GiveBack: true, Saved: r.handOver()})
 	case movedOn:
 		w.unclaim(result.Release{Held: r.held})
+		w.dropKept(r)
+	case isOver:
+		w.dropKept(r)
 	case isLost:
 		r.d.lost.Store(true)
 	}

@@ -31,7 +31,8 @@ type Config struct {
 	Slots int
 	// MaxAttempts is how often a job may fail by the engine's fault. 0: 3.
 	MaxAttempts int
-	// Grace is how long running jobs may go on after Run's context has ended. 0: 30 s.
+	// Grace is how long Run may go on after its context has ended: most of it for jobs to finish, the last quarter (5 s at
+	// most) to hand over those that don't. 0: 30 s.
 	Grace time.Duration
 	// Devices samples the accelerators; note says why there are none. Nil: no devices.
 	Devices func() (devices []queue.Device, note string)
@@ -105,13 +106,13 @@ func subjectToken(s string) string {
 // Name is the worker's own.
 func (w *Worker) Name() string { return w.cfg.Name }
 
-// Run works until ctx ends, then drains: it pulls no more, hands back what has not begun, finishes what runs within
-// the grace, and hands the rest back. It returns nil when nothing is held any more.
+// Run works until ctx ends, then drains: it pulls no more, hands back what has not begun, finishes what it can within
+// the grace, and hands the rest over: another worker goes on where it stands. It returns nil when nothing is held any more.
 func (w *Worker) Run(ctx context.Context) error {
 	life, end := context.WithCancel(context.Background())
 	defer end()
 	w.hard, w.cancelAll = context.WithCancelCause(context.Background())
-	defer w.cancelAll(errDrained)
+	defer w.cancelAll(engine.ErrHandOver)
 	fleet, err := queue.WatchFleet(life, w.cfg.Queue.Conn())
 	if err != nil {
 		return err
@@ -124,7 +125,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer func() { _ = cancels.Unsubscribe() }()
 
 	var keep, pull sync.WaitGroup
-	for _, loop := range []func(context.Context){w.beat, w.holdLeases, w.settle} {
+	for _, loop := range []func(context.Context){w.beat, w.holdLeases, w.settle, w.keepCheckpoints} {
 		keep.Go(func() { loop(life) })
 	}
 	for _, b := range w.bases {
@@ -152,8 +153,8 @@ func (w *Worker) drain() {
 	for _, r := range w.slots.takeWaiting() {
 		w.giveUp(r, handBack)
 	}
-	if !w.emptyWithin(w.cfg.Grace) {
-		w.cancelAll(errDrained)
+	if !w.emptyWithin(w.cfg.Grace - min(w.cfg.Grace/4, 5*time.Second)) {
+		w.cancelAll(engine.ErrHandOver)
 		w.emptyWithin(w.cfg.Queue.AckWait())
 	}
 }
@@ -201,7 +202,6 @@ func (w *Worker) runs() []*run {
 
 // Causes that end a run.
 var (
-	errDrained = errors.New("the worker drains")
 	errLost    = errors.New("the claim is another's now")
 	errOver    = errors.New("the job is over")
 	errExpired = errors.New("the job's deadline has passed")
