@@ -319,3 +319,12 @@ func (c *Committer) commit(group []pending) {
 		p.done <- committed{seqs[i], errs[i]}
 	}
 }
+
+// PostHook puts an event into OUTBOX and hints at it. When it returns, the event is on disk.
+func (q *Queue) PostHook(ctx context.Context, tenant, delivery string, data []byte) error {
+	if _, errs := q.PublishAll(ctx, []*nats.Msg{HookMsg(tenant, delivery, data)}); errs[0] != nil {
+		return fmt.Errorf("queue: post event: %w", errs[0])
+	}
+	_ = q.cfg.Conn.Publish(HookHintSubject(tenant), []byte(HookSubject(tenant, delivery)))
+	return nil
+}

@@ -1,6 +1,7 @@
 package result
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
@@ -34,4 +35,15 @@ func DecodeEnd(b []byte) (*End, error) {
 		return nil, fmt.Errorf("result: read the end of %s: version %d, this program reads %d", e.Batch, e.V, V)
 	}
 	return e, nil
+}
+
+// Record is what RESULTS holds of the end of a job (no batch's line) or a batch. ok is false where it holds nothing: it
+// is not over, its record is gone by now, or it never had one.
+func (s *Store) Record(ctx context.Context, tenant, id string) (m queue.Stored, ok bool, err error) {
+	for _, subject := range []string{queue.ResultSubject(&queue.Job{Tenant: tenant, ID: id}), queue.EndSubject(tenant, id)} {
+		if m, ok, err = s.q.Last(ctx, queue.StreamResults, subject); ok || err != nil {
+			return m, ok, err
+		}
+	}
+	return m, false, nil
 }

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -80,8 +81,8 @@ func TestEndOfABatchIsToldToEndpoints(t *testing.T) {
 	if len(a) != 1 || a[0].Endpoint != e.ID || a[0].Delivery != webhook.DeliveryID("evt_7", e.ID) || a[0].Job != "batch_7" {
 		t.Errorf("%+v", a)
 	}
-	if n := r.rdb.LLen(t.Context(), webhook.EndpointAttemptsKey("acme", e.ID)).Val(); n != 1 {
-		t.Errorf("%d attempts in the endpoint's own list", n)
+	if own, err := webhook.NewLog(r.rdb).Attempts(t.Context(), "acme", e.ID); err != nil || len(own) != 1 {
+		t.Errorf("the endpoint's own list: %+v, %v", own, err)
 	}
 }
 
@@ -326,14 +327,14 @@ func TestReplayAndHint(t *testing.T) {
 	evt := webhook.EventID(v.Job)
 	eventually(t, "the event arrives", func() bool { return r.hits(evt) == 1 && len(r.outbox()) == 0 })
 	first := string(r.body)
-	for _, job := range []string{v.Job, "job_unknown"} {
-		o := webhook.Outgoing{V: webhook.V, ID: evt, Tenant: "acme", Delivery: webhook.NewDelivery(), Endpoint: e.ID, Job: job, Type: "lorry.job.succeeded", Created: time.Now().UnixMilli()}
-		if _, err := r.q.JS().PublishMsg(t.Context(), outboxMsg(&o)); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.q.Conn().Publish(queue.HookHintSubject("acme"), []byte(queue.HookSubject("acme", o.Delivery))); err != nil {
-			t.Fatal(err)
-		}
+	desk := webhook.Desk{Endpoints: r.endpoints(), Log: webhook.NewLog(r.rdb), Post: r.q.PostHook, Recorded: r.recorded}
+	if _, err := desk.Replay(t.Context(), "acme", e.ID, webhook.DeliveryID(evt, e.ID)); err != nil {
+		t.Fatal(err)
+	}
+	// One whose record went away on its way.
+	o := webhook.Outgoing{V: webhook.V, ID: evt, Tenant: "acme", Delivery: "dlv_x", Endpoint: e.ID, Job: "job_unknown", Type: "lorry.job.succeeded", Created: time.Now().UnixMilli()}
+	if err := r.q.PostHook(t.Context(), "acme", o.Delivery, o.Encode()); err != nil {
+		t.Fatal(err)
 	}
 	eventually(t, "the replay arrives, and the other one is given up", func() bool { return r.hits(evt) == 2 && len(r.outbox()) == 0 })
 	if again := string(r.body); again != first {
@@ -346,4 +347,9 @@ func TestReplayAndHint(t *testing.T) {
 	if slices.Sort(results); !slices.Equal(results, []string{"broken", "delivered", "delivered"}) {
 		t.Errorf("%v", results)
 	}
+}
+
+func (r *rig) recorded(ctx context.Context, tenant, id string) (bool, error) {
+	_, ok, err := r.results.Record(ctx, tenant, id)
+	return ok, err
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
 
 	"lorry/queue"
+	"lorry/result"
 	"lorry/webhook"
 )
 
@@ -40,7 +40,8 @@ const (
 // up, and a task that finds none has nothing to do.
 type hooks struct {
 	q         *queue.Queue
-	rdb       redis.UniversalClient
+	results   *result.Store
+	attempts  webhook.Log
 	sealer    *webhook.Sealer
 	secrets   *webhook.Secrets
 	endpoints *webhook.Endpoints
@@ -85,29 +86,23 @@ func (h *hooks) deliver(ctx context.Context, payload []byte, failed int) error {
 	return h.attempt(ctx, m, &o, failed+1, func() ([]string, error) { return h.keys(ctx, &o) })
 }
 
-// errNoRecord is a replay of what RESULTS has forgotten.
-var errNoRecord = errors.New("scheduler: the record of what the event tells of is gone")
-
 // compose makes the body of a replay.
 func (h *hooks) compose(ctx context.Context, o *webhook.Outgoing) error {
 	if o.Body != nil {
 		return nil
 	}
-	for _, subject := range []string{queue.ResultSubject(&queue.Job{Tenant: o.Tenant, ID: o.Job}), queue.EndSubject(o.Tenant, o.Job)} {
-		m, ok, err := h.q.Last(ctx, queue.StreamResults, subject)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue
-		}
-		f, err := readFact(m.Subject, m.Data)
-		if err != nil {
-			return err
-		}
-		return f.refill(o)
+	m, ok, err := h.results.Record(ctx, o.Tenant, o.Job)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%w: %s", errNoRecord, o.Job)
+	if !ok {
+		return fmt.Errorf("scheduler: %s: %w", o.Job, webhook.ErrForgotten)
+	}
+	f, err := readFact(m.Subject, m.Data)
+	if err != nil {
+		return err
+	}
+	return f.refill(o)
 }
 
 // soon is a task that one of our own servers kept from trying.
@@ -222,25 +217,7 @@ func (h *hooks) record(ctx context.Context, o *webhook.Outgoing, a webhook.Attem
 	}
 	l.Str("event", a.Event).Str("job", a.Job).Str("tenant", o.Tenant).Str("target", a.Target).Str("result", a.Result).Int("status", a.Status).
 		Int("attempt", a.Attempt).Int64("took_ms", a.TookMS).Int64("next_in", a.NextIn).Msg("webhook")
-	b, err := marshal(a)
-	if err != nil {
-		return
-	}
-	_, err = h.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		keep(ctx, p, webhook.AttemptsKey(o.Tenant), b)
-		if o.Endpoint != "" {
-			keep(ctx, p, webhook.EndpointAttemptsKey(o.Tenant, o.Endpoint), b)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := h.attempts.Keep(ctx, o.Tenant, a); err != nil {
 		h.log.Debug().Err(err).Msg("attempt is not listed")
 	}
-}
-
-// keep puts an attempt on top of a list.
-func keep(ctx context.Context, p redis.Pipeliner, key string, attempt []byte) {
-	p.LPush(ctx, key, attempt)
-	p.LTrim(ctx, key, 0, webhook.KeptAttempts-1)
-	p.Expire(ctx, key, webhook.KeptFor)
 }

@@ -184,18 +184,11 @@ func (r *rig) signedBy(secret string) {
 	}
 }
 
-func (r *rig) attempts(tenant string) (out []webhook.Attempt) {
+func (r *rig) attempts(tenant string) []webhook.Attempt {
 	r.t.Helper()
-	ss, err := r.rdb.LRange(r.t.Context(), webhook.AttemptsKey(tenant), 0, -1).Result()
+	out, err := webhook.NewLog(r.rdb).Attempts(r.t.Context(), tenant, "")
 	if err != nil {
 		r.t.Fatal(err)
-	}
-	for _, s := range ss {
-		var a webhook.Attempt
-		if err := json.Unmarshal([]byte(s), &a); err != nil {
-			r.t.Fatal(err)
-		}
-		out = append(out, a)
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package webhook
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -58,10 +59,8 @@ func (p Page) Wanting(tenant, kind string) (out []Endpoint) {
 // Heard says whether any of a tenant's endpoints may want types that begin with one of the prefixes.
 func (p Page) Heard(tenant string, prefixes ...string) bool {
 	for _, e := range p[tenant] {
-		for _, x := range prefixes {
-			if e.WantsAny(x) {
-				return true
-			}
+		if slices.ContainsFunc(prefixes, e.WantsAny) {
+			return true
 		}
 	}
 	return false

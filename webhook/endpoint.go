@@ -28,6 +28,12 @@ var (
 	ErrNoEndpoint = errors.New("no such webhook endpoint")
 	// ErrManyEndpoints is a tenant with as many endpoints as it may have.
 	ErrManyEndpoints = fmt.Errorf("a tenant may have %d webhook endpoints", MaxEndpoints)
+	// ErrIdle is an endpoint that is not enabled, and takes no test.
+	ErrIdle = errors.New("the webhook endpoint is not enabled")
+	// ErrNoDelivery is a delivery that is not in the log (any more).
+	ErrNoDelivery = errors.New("no such delivery in the log")
+	// ErrForgotten is a delivery whose event can't be made again: the record of what it tells of is gone.
+	ErrForgotten = errors.New("the record of what the event tells of is gone")
 	// ErrEvent is a name that no event has.
 	ErrEvent = errors.New("no such event")
 )

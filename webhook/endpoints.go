@@ -107,12 +107,6 @@ func (s *Endpoints) Create(ctx context.Context, tenant string, w Wish) (e Endpoi
 
 func newID(prefix string) string { return prefix + strings.ToLower(ulid.Make().String()) }
 
-// NewDelivery names a delivery that is not made of an event and an endpoint: a test's, a replay's.
-func NewDelivery() string { return newID(deliveryPrefix) }
-
-// NewEvent names an event that is not made of a job or batch.
-func NewEvent() string { return newID("evt_") }
-
 // Get is a tenant's endpoint. ErrNoEndpoint says that it has none of that ID.
 func (s *Endpoints) Get(ctx context.Context, tenant, id string) (Endpoint, error) {
 	e, _, err := s.get(ctx, tenant, id)

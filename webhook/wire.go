@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"strings"
-	"time"
 )
 
 // V is the version of the records that this package writes. A reader takes V and V−1.
@@ -100,18 +99,6 @@ type Attempt struct {
 	// NextIn is the seconds until the next attempt, 0 for none.
 	NextIn int64 `json:"next_in,omitempty"`
 }
-
-// AttemptsKey is the Redis list of a tenant's latest attempts, the newest first.
-func AttemptsKey(tenant string) string { return "{" + tenant + "}:hooks" }
-
-// EndpointAttemptsKey is that of one of its endpoints.
-func EndpointAttemptsKey(tenant, endpoint string) string { return AttemptsKey(tenant) + ":" + endpoint }
-
-// Bounds of both lists.
-const (
-	KeptAttempts = 200
-	KeptFor      = 7 * 24 * time.Hour
-)
 
 // encode is JSON without HTML escapes, which would blow answers up.
 func encode(v any) []byte {
