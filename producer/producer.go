@@ -78,6 +78,7 @@ type Server struct {
 	waiting tenants
 	uploads uploads
 	recent  recent
+	hooks   *webhook.Endpoints
 	// background is for verdicts whose answers have left already.
 	background chan *result.Verdict
 	draining   atomic.Bool
@@ -107,6 +108,7 @@ func New(c Config) (*Server, error) {
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
 	s := &Server{cfg: c, waiting: tenants{most: c.TenantWaiting, n: map[string]int{}}, background: make(chan *result.Verdict, 4096), idle: make(chan struct{})}
 	s.over, s.giveUp = context.WithCancelCause(context.Background())
+	s.hooks = webhook.NewEndpoints(webhook.EndpointsConfig{JS: c.Queue.JS(), Sealer: c.Sealer, Allow: c.WebhookAllow, Log: c.Log})
 	s.handler = s.routes()
 	return s, nil
 }

@@ -42,6 +42,7 @@ func (s *Server) routes() http.Handler {
 	} {
 		mux.Handle(pattern, s.answer(h))
 	}
+	s.hookRoutes(mux)
 	if s.cfg.Files != nil {
 		s.fileRoutes(mux)
 	}

@@ -3,11 +3,15 @@ package webhook
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
+
+// ErrLog is a Redis that does not answer.
+var ErrLog = errors.New("the log of webhooks can't be reached")
 
 // Log is the lists of attempts in Redis: what people look at. It is a view, and may be lost.
 type Log struct{ rdb redis.UniversalClient }
@@ -36,7 +40,7 @@ func (l Log) Keep(ctx context.Context, tenant string, a Attempt) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("webhook: list attempt: %w", err)
+		return fmt.Errorf("webhook: list attempt: %w: %w", ErrLog, err)
 	}
 	return nil
 }
@@ -45,7 +49,7 @@ func (l Log) Keep(ctx context.Context, tenant string, a Attempt) error {
 func (l Log) Attempts(ctx context.Context, tenant, endpoint string) ([]Attempt, error) {
 	all, err := l.rdb.LRange(ctx, attemptsKey(tenant, endpoint), 0, -1).Result()
 	if err != nil {
-		return nil, fmt.Errorf("webhook: read attempts: %w", err)
+		return nil, fmt.Errorf("webhook: read attempts: %w: %w", ErrLog, err)
 	}
 	out := make([]Attempt, 0, len(all))
 	for _, s := range all {
