@@ -4,6 +4,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -21,9 +22,22 @@ type Target struct {
 // Bind gives a command the flags that name a Lorry, and returns what reads them once they are parsed.
 type Bind func(*cobra.Command) func() (Target, error)
 
-// Commands are submit and job.
+// Commands are submit, job, batch and file.
 func Commands(bind Bind) []*cobra.Command {
-	return []*cobra.Command{newSubmit(bind), newJob(bind)}
+	return []*cobra.Command{newSubmit(bind), newJob(bind), newBatch(bind), newFile(bind)}
+}
+
+// withClient runs a command's work once its flags are parsed. An interruption is told in words for a person.
+func withClient(c *cobra.Command, target func() (Target, error), work func(ctx context.Context, cl *Client) error) error {
+	cl, err := connect(target)
+	if err != nil {
+		return err
+	}
+	err = work(c.Context(), cl)
+	if _, told := errors.AsType[goesOn](err); err == nil || told {
+		return err
+	}
+	return cause(c.Context(), err)
 }
 
 // OutputFlag gives a command -o, which is checked when it is parsed.

@@ -73,14 +73,19 @@ func (c *Client) do(ctx context.Context, method, path string, header http.Header
 		if err == nil {
 			return c.read(resp, out)
 		}
-		e, ok := errors.AsType[*APIError](err)
-		if !ok || n == attempts || e.Status != http.StatusTooManyRequests && e.Status != http.StatusServiceUnavailable {
-			return err
-		}
-		if err := c.pause(ctx, cmp.Or(e.retryAfter, min(time.Duration(n)*250*time.Millisecond, 2*time.Second))); err != nil {
+		if err := c.again(ctx, err, n); err != nil {
 			return err
 		}
 	}
+}
+
+// again waits where the nth attempt was refused for now; any other error, and the last one's, comes back.
+func (c *Client) again(ctx context.Context, err error, n int) error {
+	e, ok := errors.AsType[*APIError](err)
+	if !ok || n == attempts || e.Status != http.StatusTooManyRequests && e.Status != http.StatusServiceUnavailable {
+		return err
+	}
+	return c.pause(ctx, cmp.Or(e.retryAfter, min(time.Duration(n)*250*time.Millisecond, 2*time.Second)))
 }
 
 // send sends once; an answer of 2xx is left open.
@@ -90,10 +95,15 @@ func (c *Client) send(ctx context.Context, method, path string, header http.Head
 		return nil, fmt.Errorf("url %q: %w", c.target.URL, err)
 	}
 	maps.Copy(req.Header, header)
-	req.Header.Set("User-Agent", "lorry")
 	if len(body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	return c.exchange(ctx, req)
+}
+
+// exchange sends a request in the caller's name.
+func (c *Client) exchange(ctx context.Context, req *http.Request) (*http.Response, error) {
+	req.Header.Set("User-Agent", "lorry")
 	if c.target.Key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.target.Key)
 	}

@@ -60,15 +60,7 @@ func (t *tally) count(o *outcome) {
 }
 
 // finish ends the bar as it stands.
-func (t *tally) finish() {
-	if t.bar == nil {
-		return
-	}
-	if t.bar.SetTotal(-1, true); !t.bar.Completed() {
-		t.bar.Abort(false)
-	}
-	t.progress.Wait()
-}
+func (t *tally) finish() { endBar(t.progress, t.bar) }
 
 func (t *tally) rate() string {
 	t.mu.Lock()
