@@ -59,7 +59,7 @@ type Config struct {
 	RedisCert string `yaml:"redis_cert" env:"REDIS_CERT" for:"up producer worker scheduler dashboard" doc:"PEM file of our certificate towards Redis"`
 	RedisKey  string `yaml:"redis_key" env:"REDIS_KEY" for:"up producer worker scheduler dashboard" doc:"PEM file of that certificate's key"`
 
-	Blobs string `yaml:"blobs" env:"BLOBS" for:"up producer scheduler" doc:"where files' bytes are: folder (blobs/ of the data folder) or jetstream (an object store of NATS); empty: folder, or jetstream when --nats names servers"`
+	Blobs string `yaml:"blobs" env:"BLOBS" for:"up producer scheduler dashboard" doc:"where files' bytes are: folder (blobs/ of the data folder) or jetstream (an object store of NATS); empty: folder, or jetstream when --nats names servers"`
 
 	MaxBody       Size          `yaml:"max_body" env:"MAX_BODY" for:"up producer" doc:"longest request body; past it clients get 413"`
 	TenantWaiting int           `yaml:"tenant_waiting" env:"TENANT_WAITING" for:"up producer" doc:"requests of one tenant that may wait for their answers; past them clients get 429; 0: the producer's default"`

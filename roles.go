@@ -41,9 +41,12 @@ func (s *stores) startProducer(ctx context.Context, c *crew, cfg *Config, sealer
 }
 
 // startDashboard adds the pages to the crew.
-func (s *stores) startDashboard(c *crew) (http.Handler, error) {
+func (s *stores) startDashboard(ctx context.Context, c *crew, cfg *Config) (http.Handler, error) {
+	if err := s.openFiles(ctx, c, cfg); err != nil {
+		return nil, err
+	}
 	d, err := dashboard.New(dashboard.Config{Queue: s.queue, Results: s.results, Registry: s.registry, Access: s.access, Fleet: s.fleet,
-		Redis: s.redisAt.asynq(), Log: s.log})
+		Batches: s.batches, Files: s.files, Redis: s.redisAt.asynq(), Log: s.log})
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +257,7 @@ func newDashboard() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if pages, err = s.startDashboard(c); err != nil {
+			if pages, err = s.startDashboard(ctx, c, cfg); err != nil {
 				return err
 			}
 			web.open()

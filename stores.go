@@ -63,8 +63,11 @@ func openStores(ctx context.Context, c *Config, at places, role string, open boo
 	return s, nil
 }
 
-// openFiles opens files and batches, for the roles that need them.
+// openFiles opens files and batches, for the roles that need them; once more does nothing.
 func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
+	if s.files != nil {
+		return nil
+	}
 	if cfg.blobsInFolder() {
 		d, err := blob.OpenDir(blob.DirConfig{Dir: filepath.Join(cfg.Data, "blobs")})
 		if err != nil {

@@ -96,7 +96,7 @@ func compose(ctx context.Context, c *crew, cfg *Config, log logger) (url string,
 	if err != nil {
 		return "", err
 	}
-	if pages, err = front.startDashboard(c); err != nil {
+	if pages, err = front.startDashboard(ctx, c, cfg); err != nil {
 		return "", err
 	}
 	if api, err = front.startProducer(ctx, c, cfg, sealer, front.workerThere); err != nil {

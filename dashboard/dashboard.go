@@ -1,5 +1,5 @@
-// Package dashboard shows the fleet: workers with their devices, lanes, backlogs, jobs, all of it live, and lets a job be
-// cancelled. What it shows it asks anew; it keeps nothing but the last ten minutes of two curves.
+// Package dashboard shows the fleet: workers with their devices, lanes, backlogs, jobs, batches, files, all of it live, and
+// lets jobs and batches be cancelled, batches paused and retried. What it shows it asks anew; it keeps nothing but the last ten minutes of two curves.
 //
 // Who may look: with a key (as a bearer, or once in the login form, which sets a session cookie), or everybody who
 // reaches a loopback listener while no key was ever made. A key sees its tenant's jobs and backlog and how busy the
@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"lorry/access"
+	"lorry/batch"
 	"lorry/queue"
 	"lorry/registry"
 	"lorry/result"
@@ -31,6 +32,9 @@ type Config struct {
 	Registry *registry.Registry
 	Access   *access.Store
 	Fleet    *queue.Fleet
+	// Batches and Files are what there is of each; nil leaves their pages out.
+	Batches *batch.Batches
+	Files   *batch.Files
 	// Redis is asynq's, for asynqmon under /queues; nil leaves that page out.
 	Redis asynq.RedisConnOpt
 	Log   zerolog.Logger
@@ -101,6 +105,9 @@ func (d *Dashboard) routes() http.Handler {
 	mux.Handle("GET /{$}", d.guard(d.overview))
 	mux.Handle("GET /dashboard/jobs/{id}", d.guard(d.job))
 	mux.Handle("POST /dashboard/jobs/{id}/cancel", d.guard(d.cancel))
+	if d.cfg.Batches != nil && d.cfg.Files != nil {
+		d.batchRoutes(mux)
+	}
 	mux.Handle("GET /dashboard/events", d.guard(d.events))
 	mux.Handle("GET /dashboard/series", d.guard(d.series))
 	mux.HandleFunc("GET /dashboard/login", d.loginPage)

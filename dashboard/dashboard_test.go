@@ -61,7 +61,8 @@ func newHouse(t *testing.T, open bool) *house {
 	<-h.access.Ready()
 	fleet, err := queue.WatchFleet(t.Context(), h.q.Conn())
 	h.ok(err)
-	h.d, err = New(Config{Queue: h.q, Results: h.results, Registry: h.models, Access: h.access, Fleet: fleet,
+	files, batches := h.shelves()
+	h.d, err = New(Config{Queue: h.q, Results: h.results, Registry: h.models, Access: h.access, Fleet: fleet, Files: files, Batches: batches,
 		Redis: asynq.RedisClientOpt{Network: "unix", Addr: socket}, Log: log})
 	h.ok(err)
 	h.run("dashboard", h.d.Run)

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,9 @@ type scope struct {
 	state  queue.State
 	after  string // a later page of the list
 	job    string // one job's page
+	// page is a list that is none of jobs: pageBatches, pageFiles, or pageBatch, one batch's page.
+	page  string
+	batch string
 }
 
 // Errors of a page's address.
@@ -32,8 +36,21 @@ var (
 	errParam  = errors.New("the address is not valid")
 )
 
-// jobID is the shape of every job's ID, of a batch's lines too.
-var jobID = regexp.MustCompile(`^job_[a-z0-9_-]{1,96}$`)
+// pages are the lists beside the overview, by the shape of the IDs that they list.
+var pages = map[string]*regexp.Regexp{"": jobID, pageBatches: batchID, pageBatch: batchID, pageFiles: fileID}
+
+const (
+	pageBatches = "batches"
+	pageBatch   = "batch"
+	pageFiles   = "files"
+)
+
+// The shapes of IDs; jobID is that of a batch's lines too.
+var (
+	jobID   = regexp.MustCompile(`^job_[a-z0-9_-]{1,96}$`)
+	batchID = regexp.MustCompile(`^batch_[a-z0-9]{26}$`)
+	fileID  = regexp.MustCompile(`^file-[a-z0-9]{26}$`)
+)
 
 // scopeOf reads a page's address.
 func scopeOf(r *http.Request, p access.Principal) (scope, error) {
@@ -54,10 +71,26 @@ func scopeOf(r *http.Request, p access.Principal) (scope, error) {
 	if sc.job == "" {
 		sc.job = r.FormValue("job")
 	}
-	if sc.job != "" && !jobID.MatchString(sc.job) || sc.after != "" && !jobID.MatchString(sc.after) {
-		return sc, errParam
+	sc.page, sc.batch = r.FormValue("page"), cmp.Or(r.PathValue("batch"), r.FormValue("batch"))
+	return sc, sc.check()
+}
+
+func (sc scope) check() error {
+	shape, known := pages[sc.page]
+	switch {
+	case !known, sc.after != "" && !shape.MatchString(sc.after):
+		return errParam
+	case sc.job != "" && !jobID.MatchString(sc.job), sc.batch != "" && !batchID.MatchString(sc.batch):
+		return errParam
 	}
-	return sc, nil
+	return nil
+}
+
+// on is scopeOf for a list that is none of jobs.
+func on(page string, r *http.Request, p access.Principal) (scope, error) {
+	_ = r.ParseForm() // scopeOf reads what there is
+	r.Form.Set("page", page)
+	return scopeOf(r, p)
 }
 
 // states are the filters over the list of jobs.
@@ -72,8 +105,10 @@ func (sc scope) query() string {
 	if sc.after != "" {
 		q.Set("after", sc.after)
 	}
-	if sc.job != "" {
-		q.Set("job", sc.job)
+	for name, value := range map[string]string{"job": sc.job, "page": sc.page, "batch": sc.batch} {
+		if value != "" {
+			q.Set(name, value)
+		}
 	}
 	return q.Encode()
 }
@@ -161,6 +196,9 @@ func (d *Dashboard) jobs(ctx context.Context, sc scope) jobsView {
 
 // explain says what went wrong to people; what it doesn't know goes to the log.
 func (d *Dashboard) explain(err error) string {
+	if text, _ := batchFault(err); text != "" {
+		return text
+	}
 	switch {
 	case errors.Is(err, result.ErrNotFound):
 		return "There is no such job here, or its record is gone."
@@ -171,8 +209,8 @@ func (d *Dashboard) explain(err error) string {
 	case errors.Is(err, queue.ErrAway):
 		return "NATS does not answer. Nothing can be accepted or cancelled until it does."
 	}
-	d.cfg.Log.Error().Err(err).Msg("dashboard can't show jobs")
-	return "The jobs can't be read; the log says why."
+	d.cfg.Log.Error().Err(err).Msg("dashboard can't read what it shows")
+	return "This can't be read; the log says why."
 }
 
 // listen turns events of changed jobs into hints.
@@ -227,6 +265,9 @@ func (d *Dashboard) cancel(w http.ResponseWriter, r *http.Request, p access.Prin
 }
 
 func statusOf(err error) int {
+	if _, status := batchFault(err); status != 0 {
+		return status
+	}
 	switch {
 	case errors.Is(err, result.ErrNotFound):
 		return http.StatusNotFound

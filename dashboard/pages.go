@@ -20,11 +20,12 @@ type shell struct {
 	Tenants []string // to choose from; empty for those who see one
 	Signed  bool     // by a session that can be ended
 	Monitor bool     // asynqmon is there
+	Batches bool     // batches and files are there
 	In      bool     // someone looks, not the login form
 }
 
 func (d *Dashboard) shell(title string, sc scope, p access.Principal, s snapshot) shell {
-	sh := shell{Title: title, Reader: p, Scope: sc, Signed: p.KeyID != "", Monitor: p.Admin && d.monitor != nil, In: true}
+	sh := shell{Title: title, Reader: p, Scope: sc, Signed: p.KeyID != "", Monitor: p.Admin && d.monitor != nil, Batches: d.cfg.Batches != nil && d.cfg.Files != nil, In: true}
 	if p.Admin {
 		sh.Tenants = d.tenants(sc, s)
 	}
@@ -103,7 +104,7 @@ type lanesData struct {
 
 func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request, p access.Principal) {
 	sc, err := scopeOf(r, p)
-	if err != nil || sc.job != "" {
+	if err != nil || sc.job+sc.page != "" {
 		d.badAddress(w, r, err)
 		return
 	}
@@ -138,9 +139,12 @@ func (d *Dashboard) job(w http.ResponseWriter, r *http.Request, p access.Princip
 // render is what a scope's pages show now, by event name; with jobsOnly only what a change of jobs can have touched.
 func (d *Dashboard) render(ctx context.Context, sc scope, jobsOnly bool) sections {
 	out := sections{}
-	if sc.job != "" {
+	switch {
+	case sc.page != "":
+		d.renderPage(ctx, sc, out)
+	case sc.job != "":
 		d.renderJob(ctx, sc, out)
-	} else {
+	default:
 		d.put(out, "jobs", d.jobs(ctx, sc))
 	}
 	if jobsOnly {
@@ -148,7 +152,7 @@ func (d *Dashboard) render(ctx context.Context, sc scope, jobsOnly bool) section
 	}
 	s := d.fleet(ctx)
 	d.put(out, "status", d.status(ctx, s, sc))
-	if sc.job != "" {
+	if sc.job+sc.page != "" {
 		return out
 	}
 	d.put(out, "tiles", s.tiles(sc))

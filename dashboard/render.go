@@ -77,6 +77,19 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"lanes":   func(t tiles, l []laneView) lanesData { return lanesData{t, l} },
 	"percent": func(x float64) float64 { return 100 * x },
 	"at":      func(path string, sc scope) string { return path + "?" + sc.query() },
+	"batchAt": func(id string, sc scope) string {
+		return "/dashboard/batches/" + id + "?" + scope{tenant: sc.tenant}.query()
+	},
+	"fileAt": func(id string, sc scope) string {
+		return "/dashboard/files/" + id + "?" + scope{tenant: sc.tenant}.query()
+	},
+	"isoS":   func(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) },
+	"clockS": func(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.DateTime) },
+	"ms":     func(unix int64) int64 { return unix * 1000 },
+	"size":   func(n int64) string { return wholeSize(uint64(n)) },
+	"step": func(b batchView, step, label, confirm string) batchStep {
+		return batchStep{b.ID, b.Tenant, step, label, confirm}
+	},
 	"jobAt": func(id string, sc scope) string {
 		return "/dashboard/jobs/" + id + "?" + scope{tenant: sc.tenant}.query()
 	},
@@ -202,6 +215,15 @@ func sizeOf(part, whole uint64) string {
 		return strconv.FormatFloat(x, 'f', 1, 64)
 	}
 	return figure(part) + " / " + figure(whole) + " " + units[i:i+1] + "iB"
+}
+
+// wholeSize is bytes with their unit.
+func wholeSize(n uint64) string {
+	if n < 1<<10 {
+		return strconv.FormatUint(n, 10) + " B"
+	}
+	_, text, _ := strings.Cut(sizeOf(0, n), "/ ")
+	return text
 }
 
 // duration has two figures that matter.
