@@ -69,7 +69,7 @@ func (m *members) next() bool {
 	if m.i >= len(m.b) || m.b[m.i] != '"' {
 		return false
 	}
-	if m.name = ""; json.Unmarshal(m.take(), &m.name) != nil {
+	if m.name = ""; readString(m.take(), &m.name) != nil {
 		return false
 	}
 	m.space()

@@ -77,7 +77,7 @@ func readTokens(o *object, v json.RawMessage) []int32 {
 }
 
 func unquote(v json.RawMessage, dst *string) *apiError {
-	if json.Unmarshal(v, dst) != nil {
+	if readString(v, dst) != nil {
 		return refuse(codeJSON, "", "We could not parse the JSON body of your request.")
 	}
 	return nil
