@@ -61,6 +61,10 @@ type Config struct {
 	// alike. Each thousand makes a step some 5 % longer on a small model. 0: the smaller of a quarter of Context and
 	// 2048; negative: none.
 	IdleCells int
+	// ColdBytes is how much host memory keeps the beginnings of prompts whose cells were given up, and what preempted
+	// requests had computed: about 23 kB a token of a small model, 130 kB of one of 8 billion weights. 0: 256 MiB;
+	// negative: none.
+	ColdBytes int64
 	// NoShare has every request compute all of its prompt.
 	NoShare bool
 	// Observe is told whose requests the next native call holds. nil: nobody is.
@@ -117,10 +121,14 @@ func (c *Config) setDefaults(accelerated bool) {
 	c.Rows = max(cmp.Or(max(c.Rows, 0), rows), c.Slots)
 	c.StepTarget = cmp.Or(c.StepTarget, 150*time.Millisecond)
 	c.IdleCells = max(0, cmp.Or(c.IdleCells, min(c.Context/4, 2048)))
+	c.ColdBytes = max(0, cmp.Or(c.ColdBytes, 256<<20))
 }
 
-// maxSlots is llama.cpp's bound on sequences.
-const maxSlots = 256
+// maxSequences is llama.cpp's bound on sequences. One of them is the device's own, to save and restore through.
+const (
+	maxSequences = 256
+	maxSlots     = maxSequences - 1
+)
 
 // defaultThreads leaves a core free: a thread of ggml that waits for its turn stops all the others.
 func defaultThreads() int {

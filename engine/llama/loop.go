@@ -17,6 +17,12 @@ type decoder interface {
 	// what from holds, or to is not empty.
 	share(from, to, n int) bool
 	remove(slot, from int) bool
+	// freeze is the state of a sequence's cells from a position on, before another, as bytes of this context. None: it
+	// can't be had.
+	freeze(id, from, to int) []byte
+	// thaw adds the cells [from, to) of a state to a sequence that holds those before. It says false, and leaves the
+	// sequence as it was, where that can't be done.
+	thaw(state []byte, slot, from, to int) bool
 	why(code int32) string
 }
 
@@ -26,14 +32,16 @@ type Stats struct {
 	Rows        int           // tokens computed in them
 	Drawn       int           // tokens of answers
 	Resumed     int           // tokens of answers that were drawn elsewhere, and computed here like prompts
-	Preempted   int           // sequences that lost their cells to older ones and were computed again
+	Preempted   int           // sequences that lost their cells to older ones and came back later
 	Failed      int           // native calls that failed
 	Busy        time.Duration // time in steps
 	Running     int
 	Waiting     int
 	CellsInUse  int // held or reserved by sequences at work
 	CellsIdle   int // kept for those that begin alike
-	Shared      int // tokens that were not computed, since they were in cells
+	Shared      int // tokens that were not computed, since they were in cells or in host memory
+	Thawed      int // of these, from host memory
+	ColdBytes   int // kept in host memory
 	Mismatched  int // times that llama.cpp's cells were not what was believed, and all was computed; 0 but for a fault
 	CellsInAll  int
 	SlotsInAll  int
@@ -73,13 +81,13 @@ func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 	if observe == nil {
 		observe = func([]string) {}
 	}
-	idle := c.IdleCells
+	idle, coldBytes := c.IdleCells, int(max(0, c.ColdBytes))
 	if c.NoShare {
-		idle = 0
+		idle, coldBytes = 0, 0
 	}
 	return &loop{
 		dev: dev, vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
-		pace: pace{target: c.StepTarget}, cache: newCache(dev, c.Slots, cells, idle, branches),
+		pace: pace{target: c.StepTarget}, cache: newCache(dev, c.Slots, cells, idle, coldBytes, branches),
 		cells: cells, slots: c.Slots, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 }
@@ -169,7 +177,7 @@ func (l *loop) takeInbox() {
 func (l *loop) publish() {
 	s := l.stats
 	s.Running, s.Waiting, s.CellsInAll, s.SlotsInAll = len(l.running), len(l.waiting), l.cells, l.slots
-	s.CellsIdle = l.cache.tree.idle
+	s.CellsIdle, s.Thawed, s.ColdBytes = l.cache.tree.idle, l.cache.thawed, l.cache.cold.bytes
 	s.CellsInUse = l.cells - l.cache.free - s.CellsIdle
 	l.snapshot = s
 }
@@ -244,9 +252,11 @@ func (l *loop) provide() {
 	}
 }
 
-// preempt puts the youngest sequence back to the head of the queue, to be computed again from its tokens.
+// preempt puts the youngest sequence back to the head of the queue. What only it holds goes to host memory, which is far
+// cheaper than to compute it again from its tokens; where it can't be kept there, that is what happens.
 func (l *loop) preempt() {
 	s := l.running[len(l.running)-1]
+	l.cache.freezeOwn(s)
 	l.vacate(s, false)
 	if s.finish == "" {
 		l.waiting = slices.Insert(l.waiting, 0, s)

@@ -2,6 +2,7 @@ package llama
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -86,6 +87,38 @@ func (m *machine) share(from, to, n int) bool {
 		return false
 	}
 	m.cells[to] = slices.Clone(m.cells[from][:n])
+	return true
+}
+
+// freeze writes tokens for cells.
+func (m *machine) freeze(id, from, to int) (state []byte) {
+	if from < 0 || from >= to || to > len(m.cells[id]) {
+		m.t.Errorf("cells %d to %d of %d's %d are to be saved", from, to, id, len(m.cells[id]))
+		return nil
+	}
+	state = binary.AppendVarint(nil, int64(from))
+	for _, c := range m.cells[id][from:to] {
+		state = binary.AppendVarint(state, int64(*c))
+	}
+	return state
+}
+
+func (m *machine) thaw(state []byte, slot, from, to int) bool {
+	first, n := binary.Varint(state)
+	var cells []*int32
+	for state = state[n:]; len(state) > 0; state = state[n:] {
+		var x int64
+		x, n = binary.Varint(state)
+		cells = append(cells, new(int32(x)))
+	}
+	if len(m.cells[slot]) != from || int(first) > from || to > int(first)+len(cells) {
+		m.t.Errorf("slot %d holds %d cells, cells %d to %d come back of %d from %d on", slot, len(m.cells[slot]), from, to, len(cells), first)
+		return false
+	}
+	if used := m.used() + len(cells); used > m.room {
+		m.t.Errorf("%d cells are used of %d while some come back", used, m.room)
+	}
+	m.cells[slot] = append(m.cells[slot], cells[from-int(first):to-int(first)]...)
 	return true
 }
 

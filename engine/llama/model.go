@@ -97,7 +97,7 @@ func (m *model) readTemplate() (err error) {
 // makeContext sets every parameter that the engine relies on: defaults change between releases.
 func (m *model) makeContext(c Config) (err error) {
 	p := llama.ContextDefaultParams()
-	p.NCtx, p.NSeqMax = uint32(c.Context), uint32(c.Slots)
+	p.NCtx, p.NSeqMax = uint32(c.Context), uint32(c.Slots+1) // the last is freeze's and thaw's
 	p.NBatch, p.NUbatch = uint32(c.Rows), uint32(c.Rows)
 	p.NThreads, p.NThreadsBatch = int32(c.Threads), int32(c.Threads)
 	p.FlashAttentionType = llama.FlashAttentionTypeEnabled
@@ -155,7 +155,7 @@ func (m *model) decode(rows []row) int32 {
 func (m *model) valid(slot int) bool { return slot >= 0 && slot < m.slots }
 
 // holds says that a sequence may hold cells. A unified cache takes any of them.
-func (m *model) holds(id int) bool { return id >= 0 && id < maxSlots }
+func (m *model) holds(id int) bool { return id >= 0 && id < maxSequences }
 
 // logits is what the last call computed for an output row, in native memory that the next call overwrites.
 func (m *model) logits(i int) []float32 {
@@ -211,6 +211,47 @@ func (m *model) remove(slot, from int) bool {
 	}
 	ok, err := llama.MemorySeqRm(m.mem, llama.SeqId(slot), llama.Pos(from), -1)
 	return ok && err == nil
+}
+
+// freeze copies what a sequence holds of [from, to) out, through the spare sequence: llama.cpp writes whole ones, and of
+// those above NSeqMax nothing that could be read again.
+func (m *model) freeze(id, from, to int) []byte {
+	first, last := m.span(id)
+	if !m.holds(id) || first != 0 || last < to-1 || from >= to {
+		return nil
+	}
+	spare := llama.SeqId(m.slots)
+	defer m.remove(m.slots, 0)
+	if llama.MemorySeqCp(m.mem, llama.SeqId(id), spare, llama.Pos(from), llama.Pos(to)) != nil {
+		return nil
+	}
+	state := make([]byte, llama.StateSeqGetSize(m.ctx, spare))
+	if n := llama.StateSeqGetData(m.ctx, state, spare); n == 0 || n != uint64(len(state)) {
+		return nil
+	}
+	return state
+}
+
+// thaw puts cells back through the spare sequence, and has the slot share them. As share, it trusts no book.
+func (m *model) thaw(state []byte, slot, from, to int) bool {
+	if _, last := m.span(slot); !m.valid(slot) || last != from-1 || from >= to {
+		return false
+	}
+	defer m.remove(m.slots, 0)
+	if llama.StateSeqSetData(m.ctx, state, llama.SeqId(m.slots)) != uint64(len(state)) {
+		return false
+	}
+	if first, last := m.span(m.slots); first > from || last < to-1 {
+		return false
+	}
+	if llama.MemorySeqCp(m.mem, llama.SeqId(m.slots), llama.SeqId(slot), llama.Pos(from), llama.Pos(to)) != nil {
+		return false
+	}
+	if _, last := m.span(slot); last == to-1 {
+		return true
+	}
+	m.remove(slot, from)
+	return false
 }
 
 // why is what llama.cpp logged of its last failure.

@@ -23,6 +23,9 @@ type cache struct {
 	ids   []int // free ones, of those that rest
 	wrong int   // times that llama.cpp did not hold what the tree says
 	past  []memory
+
+	cold   *cold
+	thawed int // tokens that came back from it
 }
 
 // memory is what a sequence held that has ended, as tokens alone: they cost no cells. It tells what would have been
@@ -38,12 +41,13 @@ const memories = 64
 // leastFresh cells are kept even if none was ever shared. It takes as many to find out that prompts begin alike.
 const leastFresh = 64
 
-func newCache(dev decoder, slots, cells, bound int, share bool) *cache {
-	c := &cache{dev: dev, tree: newTree(), share: share, bound: bound, fresh: bound / 4, free: cells}
+// newCache makes the cache of a context for as many sequences at work. One ID behind theirs is the device's own.
+func newCache(dev decoder, slots, cells, bound, coldBytes int, share bool) *cache {
+	c := &cache{dev: dev, tree: newTree(), share: share, bound: bound, fresh: bound / 4, free: cells, cold: newCold(coldBytes)}
 	for i := range slots {
 		c.slots = append(c.slots, i)
 	}
-	for i := slots; i < maxSlots; i++ {
+	for i := slots + 1; i < maxSequences; i++ {
 		c.ids = append(c.ids, i)
 	}
 	return c
@@ -62,6 +66,7 @@ func (c *cache) admit(s *sequence) bool {
 		return false
 	}
 	s.spare = need
+	c.thaw(s)
 	return true
 }
 
@@ -73,8 +78,12 @@ func (c *cache) need(s *sequence, shared int) int {
 func (c *cache) join(s *sequence) {
 	won := c.tree.won
 	h, from, n := c.tree.join(c.slots[0], s.run.scope, s.tokens[:c.known(s)])
-	if c.tree.won > won || c.missed(s) >= n+worthwhile {
+	missed := c.missed(s) >= n+worthwhile
+	if c.tree.won > won || missed {
 		c.fresh = min(2*c.fresh, c.bound)
+	}
+	if missed {
+		c.cold.wanted = wantedFor
 	}
 	s.holder, s.done = h, n
 	s.slot, c.slots = c.slots[0], c.slots[1:]
@@ -121,7 +130,7 @@ func (c *cache) take(n int) bool {
 
 // evict gives up at most n idle cells, fresh ones before all. It says false when there are none.
 func (c *cache) evict(n int) bool {
-	cuts, freed := c.tree.evict(n, c.tree.fresh > 0)
+	cuts, freed := c.tree.evict(n, c.tree.fresh > 0, c.freeze)
 	for _, x := range cuts {
 		c.dev.remove(x.id, x.from)
 		if x.gone {

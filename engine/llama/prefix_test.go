@@ -311,6 +311,7 @@ func TestAnyOrder(t *testing.T) {
 		s := newStand(t, Config{
 			Slots: rapid.IntRange(1, 6).Draw(rt, "slots"), Rows: rapid.IntRange(1, 30).Draw(rt, "rows"),
 			IdleCells: rapid.IntRange(0, 120).Draw(rt, "idle"),
+			ColdBytes: int64(rapid.IntRange(0, 1000).Draw(rt, "cold")),
 		}, 300, nil)
 		code := codes.Draw(rt, "code")
 		s.m.fail = func(call int, rows []row) int32 {

@@ -34,6 +34,7 @@ type node struct {
 	tokens   []int32
 	live     int    // holders at work, of this node and those below
 	proven   bool   // it has been shared, and so have those above
+	frozen   bool   // its cells are kept in host memory
 	used     uint64 // when last
 }
 
@@ -147,7 +148,7 @@ func (n *node) any() *holder {
 
 // split makes the first k tokens of a node a node of its own, above it.
 func (n *node) split(k int) *node {
-	up := &node{parent: n.parent, children: []*node{n}, tokens: slices.Clone(n.tokens[:k]), live: n.live, proven: n.proven, used: n.used}
+	up := &node{parent: n.parent, children: []*node{n}, tokens: slices.Clone(n.tokens[:k]), live: n.live, proven: n.proven, frozen: n.frozen, used: n.used}
 	n.parent.children[slices.Index(n.parent.children, n)] = up
 	n.parent, n.tokens = up, n.tokens[k:]
 	return up
@@ -220,7 +221,7 @@ func (t *tree) prune(n *node, s scope) {
 
 // merge joins a node with its only child, where nothing tells them apart.
 func (n *node) merge() {
-	if n.parent == nil || len(n.ends) > 0 || len(n.children) != 1 || n.proven != n.children[0].proven {
+	if n.parent == nil || len(n.ends) > 0 || len(n.children) != 1 || n.proven != n.children[0].proven || n.frozen != n.children[0].frozen {
 		return
 	}
 	c := n.children[0]
@@ -231,8 +232,8 @@ func (n *node) merge() {
 }
 
 // evict gives up at most n idle cells, or only fresh ones: from the end of the branch that was not used for the longest
-// time.
-func (t *tree) evict(n int, fresh bool) (cuts []cut, freed int) {
+// time. The leaf is shown before it is cut.
+func (t *tree) evict(n int, fresh bool, show func(leaf *node, s scope)) (cuts []cut, freed int) {
 	var leaf *node
 	var s scope
 	for k, r := range t.roots {
@@ -243,6 +244,7 @@ func (t *tree) evict(n int, fresh bool) (cuts []cut, freed int) {
 	if leaf == nil || n <= 0 {
 		return nil, 0
 	}
+	show(leaf, s)
 	if keep := len(leaf.tokens) - n; keep > 0 {
 		return t.shorten(leaf, keep), n
 	}
@@ -294,6 +296,16 @@ func (t *tree) fell(leaf *node, s scope) (cuts []cut) {
 	leaf.ends = nil
 	t.prune(leaf, s)
 	return cuts
+}
+
+// path is all tokens from the root to a node's end.
+func (n *node) path() []int32 {
+	p := make([]int32, n.depth())
+	for at := len(p); n != nil; n = n.parent {
+		at -= len(n.tokens)
+		copy(p[at:], n.tokens)
+	}
+	return p
 }
 
 // depth is how many cells there are from the root to a node's end.
