@@ -58,6 +58,9 @@ type Request struct {
 	Model Model  `json:"model"`
 	// Scope is whose KV cells may be shared: the tenant.
 	Scope string `json:"scope,omitempty"`
+	// Deadline is when the answer is wanted at the latest, in unix milliseconds; 0 is whenever. Of the prompts that wait
+	// to be computed, the earliest goes first. It does not change the answer.
+	Deadline int64 `json:"deadline,omitempty"`
 	// Messages is the client's array, keys in the client's order (templates print them in that order).
 	Messages json.RawMessage `json:"messages,omitempty"`
 	Prompt   string          `json:"prompt,omitempty"`

@@ -59,7 +59,7 @@ func (w *Worker) run(r *run) {
 // request is the job's, under the job's name and tenant, from where it stands.
 func (w *Worker) request(r *run) *engine.Request {
 	q := r.held.Job.Request
-	q.ID, q.Scope = r.held.Job.ID, r.held.Job.Tenant
+	q.ID, q.Scope, q.Deadline = r.held.Job.ID, r.held.Job.Tenant, r.held.Job.Deadline
 	q.Resume, q.Save = r.from(), func(s *engine.Resume) { r.saved.Store(s) }
 	r.resumed = q.Resume.Tokens()
 	return &q

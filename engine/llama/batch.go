@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"cmp"
 	"slices"
 )
 
@@ -16,7 +17,8 @@ type row struct {
 }
 
 // plan fills one call: a row for every sequence that is drawing, so that none waits for another's prompt; then as much
-// of the prompts, oldest first, as there is room. So limit bounds a step's time, and with it the time between tokens.
+// of the prompts, by deadline and then the oldest first, as there is room. So limit bounds a step's time, and with it the
+// time between tokens.
 func plan(running []*sequence, limit int) []row {
 	rows := make([]row, 0, limit)
 	for _, s := range running {
@@ -24,12 +26,21 @@ func plan(running []*sequence, limit int) []row {
 			rows = s.rows(rows, 1)
 		}
 	}
-	for _, s := range running {
-		if n := min(s.pending(), limit-len(rows)); s.pending() > 1 && n > 0 {
-			rows = s.rows(rows, n)
-		}
+	for _, s := range byDeadline(running) {
+		rows = s.rows(rows, min(s.pending(), limit-len(rows)))
 	}
 	return rows
+}
+
+// byDeadline is the sequences whose prompts are to be computed, the one that is wanted first before all.
+func byDeadline(running []*sequence) (out []*sequence) {
+	for _, s := range running {
+		if s.pending() > 1 {
+			out = append(out, s)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *sequence) int { return cmp.Compare(a.wanted(), b.wanted()) })
+	return out
 }
 
 // split cuts a call's rows into one part for each sequence. A sequence's rows are neighbours.

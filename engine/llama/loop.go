@@ -60,7 +60,7 @@ type loop struct {
 	cells    int
 	slots    int
 	running  []*sequence // oldest first
-	waiting  []*sequence // first come, first served; preempted ones before all
+	waiting  []*sequence // by deadline, then first come, first served; preempted ones before all
 	seen     []string    // what observe was told last
 	finished []*sequence // in this step
 	ended    []ending    // in this step
@@ -166,12 +166,21 @@ func (l *loop) takeInbox() {
 		if l.noShare {
 			u.scope.only = u
 		}
-		l.waiting = append(l.waiting, u.unfinished()[0])
+		l.enqueue(u.unfinished()[0])
 		l.stats.Outstanding++
 		l.stats.Resumed += u.usage.ResumedTokens
 	}
 	l.inbox = nil
 	l.publish()
+}
+
+// enqueue puts a new sequence behind those that are wanted no later. What has begun, and was preempted, stays before all.
+func (l *loop) enqueue(s *sequence) {
+	at := slices.IndexFunc(l.waiting, func(x *sequence) bool { return !x.run.started && x.wanted() > s.wanted() })
+	if at < 0 {
+		at = len(l.waiting)
+	}
+	l.waiting = slices.Insert(l.waiting, at, s)
 }
 
 func (l *loop) publish() {

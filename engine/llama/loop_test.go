@@ -330,17 +330,21 @@ func TestLoopClose(t *testing.T) {
 }
 
 func TestPlan(t *testing.T) {
-	seq := func(tokens, done int) *sequence { return &sequence{tokens: make([]int32, tokens), done: done} }
+	by := func(deadline int64, tokens, done int) *sequence {
+		return &sequence{run: &run{request: &engine.Request{Deadline: deadline}}, tokens: make([]int32, tokens), done: done}
+	}
+	seq := func(tokens, done int) *sequence { return by(0, tokens, done) }
 	for name, c := range map[string]struct {
 		running []*sequence
 		limit   int
 		want    []int // rows of each
 	}{
-		"all draw":               {[]*sequence{seq(5, 4), seq(9, 8)}, 8, []int{1, 1}},
-		"prompt takes the rest":  {[]*sequence{seq(50, 0), seq(9, 8)}, 8, []int{7, 1}},
-		"oldest prompt first":    {[]*sequence{seq(5, 0), seq(9, 0)}, 8, []int{5, 3}},
-		"prompt waits":           {[]*sequence{seq(5, 4), seq(9, 0)}, 1, []int{1, 0}},
-		"last piece of a prompt": {[]*sequence{seq(50, 48)}, 8, []int{2}},
+		"all draw":                {[]*sequence{seq(5, 4), seq(9, 8)}, 8, []int{1, 1}},
+		"prompt takes the rest":   {[]*sequence{seq(50, 0), seq(9, 8)}, 8, []int{7, 1}},
+		"oldest prompt first":     {[]*sequence{seq(5, 0), seq(9, 0)}, 8, []int{5, 3}},
+		"earliest deadline first": {[]*sequence{seq(9, 0), by(20, 9, 0), by(10, 5, 0), seq(3, 2)}, 10, []int{0, 4, 5, 1}},
+		"prompt waits":            {[]*sequence{seq(5, 4), seq(9, 0)}, 1, []int{1, 0}},
+		"last piece of a prompt":  {[]*sequence{seq(50, 48)}, 8, []int{2}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, outputs := make([]int, len(c.running)), 0
@@ -360,5 +364,31 @@ func TestPlan(t *testing.T) {
 				t.Errorf("got %v with %d outputs, want %v with %d", got, outputs, c.want, done)
 			}
 		})
+	}
+}
+
+// TestEarliestDeadlineStartsFirst has one slot, and requests that come in another order than they are wanted.
+func TestEarliestDeadlineStartsFirst(t *testing.T) {
+	s := newStand(t, Config{Slots: 1, Rows: 63}, 1000, nil)
+	var ended []string
+	var runs []*run
+	for _, c := range []struct {
+		name     string
+		deadline int64
+	}{{"whenever", 0}, {"late", 300}, {"soon", 100}, {"whenever too", 0}, {"in time", 200}} {
+		u := s.ask(t.Context(), c.name, 3, 1, prompt(1, 20))
+		u.request.Deadline = c.deadline
+		runs = append(runs, u)
+	}
+	for steps := 0; len(ended) < len(runs) && steps < 1000; steps++ {
+		s.once()
+		for _, u := range runs {
+			if u.open == 0 && !slices.Contains(ended, u.request.ID) {
+				ended = append(ended, u.request.ID)
+			}
+		}
+	}
+	if want := []string{"soon", "in time", "late", "whenever", "whenever too"}; !slices.Equal(ended, want) {
+		t.Errorf("ended in the order %q", ended)
 	}
 }

@@ -1,8 +1,10 @@
 package llama
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -100,6 +102,9 @@ func (s *sequence) put(p piece) {
 
 // pending is how many tokens are to be computed before the next can be drawn.
 func (s *sequence) pending() int { return len(s.tokens) - s.done }
+
+// wanted is when the answer is wanted at the latest.
+func (s *sequence) wanted() int64 { return cmp.Or(s.run.request.Deadline, math.MaxInt64) }
 
 // left is how many tokens may still be drawn.
 func (s *sequence) left() int { return s.run.most - s.drawn }
