@@ -10,19 +10,43 @@ import (
 // Check refuses what no engine can run, whatever its model: an unknown kind, no messages, no answer asked for, and
 // U+0000 anywhere, which ends a string in native code. It costs one pass over the text.
 func (r *Request) Check() error {
-	if r.Sampling.N < 1 {
+	if err := r.checkKind(); err != nil {
+		return err
+	}
+	return r.checkNUL()
+}
+
+func (r *Request) checkKind() error {
+	if r.Sampling.N < 1 && r.Samples() {
 		return Errorf(Invalid, CodeInvalidValue, "n", "n must be at least 1")
 	}
 	switch r.Kind {
 	case Chat:
-		if err := checkMessages(r.Messages); err != nil {
-			return err
-		}
-	case Text:
-	default:
-		return Errorf(Invalid, CodeInvalidValue, "kind", "unknown kind of request %q", r.Kind)
+		return checkMessages(r.Messages)
+	case Embed:
+		return r.checkInputs()
+	case Text, Tokenize, Detokenize:
+		return nil
 	}
-	return r.checkNUL()
+	return Errorf(Invalid, CodeInvalidValue, "kind", "unknown kind of request %q", r.Kind)
+}
+
+// Samples says whether the request's answer is drawn token by token. The other kinds only compute.
+func (r *Request) Samples() bool { return r.Kind == Chat || r.Kind == Text }
+
+func (r *Request) checkInputs() error {
+	if len(r.Inputs) == 0 {
+		return Errorf(Invalid, CodeInvalidValue, "input", "input must hold at least one text")
+	}
+	for i, in := range r.Inputs {
+		if in.Text == "" && len(in.Tokens) == 0 {
+			return Errorf(Invalid, CodeInvalidValue, "input", "input %d is empty", i)
+		}
+		if strings.ContainsRune(in.Text, 0) {
+			return errNUL("input")
+		}
+	}
+	return nil
 }
 
 func checkMessages(raw json.RawMessage) error {
@@ -45,11 +69,10 @@ func (r *Request) checkNUL() error {
 			return errNUL(f.param)
 		}
 	}
-	if strings.ContainsRune(r.Prompt, 0) {
-		return errNUL("prompt")
-	}
-	if strings.ContainsRune(r.Grammar, 0) {
-		return errNUL("grammar")
+	for _, f := range []struct{ param, text string }{{"prompt", r.Prompt}, {"suffix", r.Suffix}, {"grammar", r.Grammar}} {
+		if strings.ContainsRune(f.text, 0) {
+			return errNUL(f.param)
+		}
 	}
 	for _, s := range r.Sampling.Stop {
 		if strings.ContainsRune(s, 0) {

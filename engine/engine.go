@@ -35,6 +35,13 @@ const (
 	Chat Kind = "chat"
 	// Text continues Prompt (or Tokens) as it stands.
 	Text Kind = "text"
+	// Embed makes a vector of each of Inputs. Nothing is sampled.
+	Embed Kind = "embed"
+	// Tokenize makes tokens of Prompt, without a token for its beginning. The texts of control tokens in it become those
+	// tokens, as in a Text prompt.
+	Tokenize Kind = "tokenize"
+	// Detokenize makes text of Tokens. Control tokens are spelled out, so that it is Tokenize's inverse.
+	Detokenize Kind = "detokenize"
 )
 
 // Model names what a request runs on, resolved: an alias is looked up once, when the job is accepted. All but Name
@@ -64,12 +71,23 @@ type Request struct {
 	// Messages is the client's array, keys in the client's order (templates print them in that order).
 	Messages json.RawMessage `json:"messages,omitempty"`
 	Prompt   string          `json:"prompt,omitempty"`
+	// Suffix is what comes after the answer: the model fills the gap (Text only, where a model has tokens for it).
+	Suffix string `json:"suffix,omitempty"`
 	// Tokens is a prompt already tokenized; it wins over Prompt.
 	Tokens []int32 `json:"tokens,omitempty"`
+	// Inputs are the texts to embed, at least one.
+	Inputs []Input `json:"inputs,omitempty"`
+	// Dimensions is how long a vector is to be; 0 is the model's own length.
+	Dimensions int `json:"dimensions,omitempty"`
 	// Tools, ToolChoice and ResponseFormat are the client's JSON, unread here.
 	Tools          json.RawMessage `json:"tools,omitempty"`
 	ToolChoice     json.RawMessage `json:"tool_choice,omitempty"`
 	ResponseFormat json.RawMessage `json:"response_format,omitempty"`
+	// OneToolCall has the answer end after its first call.
+	OneToolCall bool `json:"one_tool_call,omitempty"`
+	// ReasoningEffort is how much a model that can think is to think, in OpenAI's words: "none" to "xhigh". Empty is the
+	// model's own way.
+	ReasoningEffort string `json:"reasoning_effort,omitempty"`
 	// Grammar is what the answer must keep to, in llama.cpp's GBNF; empty is none.
 	Grammar string `json:"grammar,omitempty"`
 	// Echo puts the prompt before the answer's text (Text only).
@@ -82,6 +100,12 @@ type Request struct {
 	// Save, if not nil, is called with how far the run has come, as [SaveDue] says and at an [ErrHandOver], by the
 	// goroutine that calls emit. It must not block for long. An engine that can't go on from tokens never calls it.
 	Save func(*Resume) `json:"-"`
+}
+
+// Input is one text to embed: Tokens win over Text.
+type Input struct {
+	Text   string  `json:"text,omitempty"`
+	Tokens []int32 `json:"tokens,omitempty"`
 }
 
 // Sampling says how tokens are drawn and when the answer ends.
@@ -113,9 +137,11 @@ type Sampling struct {
 
 // Chunk is a piece of an answer, in whole UTF-8 characters.
 type Chunk struct {
-	Index    int       `json:"index"`
-	Text     string    `json:"text,omitempty"`
-	Logprobs []Logprob `json:"logprobs,omitempty"`
+	Index int    `json:"index"`
+	Text  string `json:"text,omitempty"`
+	// Reasoning is what the model thinks before its answer. It never comes after Text.
+	Reasoning string    `json:"reasoning,omitempty"`
+	Logprobs  []Logprob `json:"logprobs,omitempty"`
 	// Finish is set on the last chunk of an answer, with or without text.
 	Finish Finish `json:"finish,omitempty"`
 }
@@ -139,15 +165,21 @@ type Logprob struct {
 
 // Completion is the whole answer to a request.
 type Completion struct {
+	// Choices are the answers; one for Tokenize, without a text, and Detokenize, none for Embed.
 	Choices []Choice `json:"choices"`
-	Usage   Usage    `json:"usage"`
+	// Embeddings are the vectors of Embed, in the order of the inputs; Tokens are those of Tokenize.
+	Embeddings []Vector `json:"embeddings,omitempty"`
+	Tokens     []int32  `json:"tokens,omitempty"`
+	Usage      Usage    `json:"usage"`
 }
 
 // Choice is one of N answers.
 type Choice struct {
-	Text     string    `json:"text"`
-	Finish   Finish    `json:"finish"`
-	Logprobs []Logprob `json:"logprobs,omitempty"`
+	Text string `json:"text"`
+	// Reasoning is what the model thought before the text, where it is one that thinks (Chat only).
+	Reasoning string    `json:"reasoning,omitempty"`
+	Finish    Finish    `json:"finish"`
+	Logprobs  []Logprob `json:"logprobs,omitempty"`
 	// ToolCalls is OpenAI's array, where the model made calls.
 	ToolCalls json.RawMessage `json:"tool_calls,omitempty"`
 }
@@ -159,6 +191,8 @@ type Usage struct {
 	CompletionTokens int `json:"completion_tokens"`       // over all choices
 	// ResumedTokens, of CompletionTokens, were drawn by earlier runs. This one only computed them like a prompt.
 	ResumedTokens int `json:"resumed_tokens,omitempty"`
+	// ReasoningTokens are those of CompletionTokens that the model thought with.
+	ReasoningTokens int `json:"reasoning_tokens,omitempty"`
 	// EngineSeconds is this request's share of the engine's time: each step's time divided by its rows.
 	EngineSeconds float64 `json:"engine_seconds,omitempty"`
 	// FirstTokenSeconds is the time from Run to the first token, EngineSeconds or not.

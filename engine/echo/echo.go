@@ -104,6 +104,9 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err := e.journal.add(r.ID); err != nil {
 		return nil, engine.Errorf(engine.Internal, "", "", "%v", err)
 	}
+	if r.Kind == engine.Embed {
+		return embed(r), e.over(ctx)
+	}
 	return e.speak(ctx, a, r, emit)
 }
 
@@ -203,8 +206,14 @@ func (e *Engine) check(r *engine.Request) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
+	if r.Kind == engine.Tokenize || r.Kind == engine.Detokenize {
+		return engine.Errorf(engine.Invalid, engine.CodeUnsupported, "model", "echo has no tokenizer: ask a model that has weights")
+	}
 	if len(r.Tokens) > 0 {
 		return engine.Errorf(engine.Invalid, engine.CodeUnsupported, "prompt", "echo has no tokenizer: send the prompt as text")
+	}
+	if r.Kind == engine.Embed {
+		return engine.CheckVectors(len(r.Inputs), cmp.Or(r.Dimensions, vectorLength))
 	}
 	return nil
 }
@@ -248,8 +257,11 @@ func (e *Engine) speak(ctx context.Context, a *answer, r *engine.Request, emit f
 
 // read is the prompt's length in words, and the text to be said again.
 func read(r *engine.Request) (int, string, error) {
-	if r.Kind == engine.Text {
+	switch r.Kind {
+	case engine.Text:
 		return len(split(r.Prompt)), r.Prompt, nil
+	case engine.Embed:
+		return countInputs(r.Inputs), "", nil
 	}
 	messages, err := parse(r.Messages)
 	if err != nil {

@@ -28,10 +28,21 @@ func check(r *engine.Request, v *vocab) error {
 			return invalid("logit_bias", "logit_bias names the token %d, but there are %d", id, v.size)
 		}
 	}
+	return checkTokens(r, v)
+}
+
+func checkTokens(r *engine.Request, v *vocab) error {
+	name := "prompt"
+	if r.Kind == engine.Detokenize {
+		name = "tokens"
+	}
 	for _, id := range r.Tokens {
 		if !v.has(id) {
-			return invalid("prompt", "the prompt holds the token %d, but there are %d", id, v.size)
+			return invalid(name, "%s holds the token %d, but there are %d", name, id, v.size)
 		}
+	}
+	if !r.Samples() {
+		return nil
 	}
 	return checkSampling(r.Sampling)
 }

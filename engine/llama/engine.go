@@ -139,6 +139,7 @@ func start(c Config, m *model, device string) *Engine {
 	e := &Engine{model: m, limit: m.limit(), work: &scratch{}, shelf: newShelf(m.vocab)}
 	c.Rows = m.rows
 	e.loop = newLoop(c, m, m.vocab, m.cells, m.branches)
+	e.loop.texts = &embedder{open: m.newEmbedContext}
 	e.info = engine.Info{
 		Models: []engine.ModelInfo{{Model: c.Model, Context: e.limit}},
 		Slots:  c.Slots, Device: device, Version: "llama.cpp " + Version,
@@ -163,6 +164,12 @@ func (e *Engine) Stats() Stats { return e.loop.read() }
 func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	switch r.Kind {
+	case engine.Embed:
+		return e.embed(ctx, r)
+	case engine.Tokenize, engine.Detokenize:
+		return e.spell(r)
 	}
 	begun := time.Now()
 	job, err := e.prepare(r)
@@ -236,6 +243,7 @@ func (e *Engine) Close() error {
 		e.native.Lock()
 		defer e.native.Unlock()
 		e.closed = true
+		e.loop.texts.free()
 		e.shelf.free()
 		e.model.free()
 	})
@@ -253,13 +261,7 @@ type prepared struct {
 func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	e.native.RLock()
 	defer e.native.RUnlock()
-	if e.closed {
-		return p, errClosed()
-	}
-	if err = e.serves(r.Model); err != nil {
-		return p, err
-	}
-	if err = check(r, e.model.vocab); err != nil {
+	if err = e.admits(r); err != nil {
 		return p, err
 	}
 	if p.form, err = formOf(r); err != nil {
@@ -273,6 +275,17 @@ func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	}
 	p.prompt, err = e.tokens(r, p.tools)
 	return p, err
+}
+
+// admits says whether a request is one for this engine. The caller holds native.
+func (e *Engine) admits(r *engine.Request) error {
+	if e.closed {
+		return errClosed()
+	}
+	if err := e.serves(r.Model); err != nil {
+		return err
+	}
+	return check(r, e.model.vocab)
 }
 
 // serves compares digests where the request has them, since a name may be an alias.

@@ -46,6 +46,8 @@ type Stats struct {
 	CellsInAll  int
 	SlotsInAll  int
 	Outstanding int // requests taken and not ended
+	Embedded    int // texts made vectors of, in EmbedCalls native calls
+	EmbedCalls  int
 }
 
 // loop owns the context: it alone calls into it. Sequences join and leave at every step.
@@ -57,6 +59,7 @@ type loop struct {
 	pace     pace
 	observe  engine.DecodeObserver
 	cache    *cache
+	texts    *embedder // nil: none are embedded
 	cells    int
 	slots    int
 	running  []*sequence // oldest first
@@ -152,7 +155,7 @@ func (l *loop) receive() bool {
 		if closed {
 			return false
 		}
-		if len(l.running)+len(l.waiting) > 0 {
+		if len(l.running)+len(l.waiting) > 0 || l.texts.waiting() {
 			return true
 		}
 		l.tell(nil)
@@ -188,6 +191,9 @@ func (l *loop) publish() {
 	s.Running, s.Waiting, s.CellsInAll, s.SlotsInAll = len(l.running), len(l.waiting), l.cells, l.slots
 	s.CellsIdle, s.Thawed, s.ColdBytes = l.cache.tree.idle, l.cache.thawed, l.cache.cold.bytes
 	s.CellsInUse = l.cells - l.cache.free - s.CellsIdle
+	if l.texts != nil {
+		s.Embedded, s.EmbedCalls = l.texts.stats.texts, l.texts.stats.calls
+	}
 	l.snapshot = s
 }
 
@@ -207,6 +213,7 @@ func (l *loop) step() {
 	l.charge(rows, took)
 	l.settle()
 	l.show()
+	l.embed(len(rows), ready)
 }
 
 // dropCancelled frees what belongs to requests that nobody waits for any more.
@@ -536,6 +543,7 @@ func (l *loop) abandon() {
 			l.end(s.run, errClosed())
 		}
 	}
+	l.texts.abandon()
 	l.tell(nil)
 	l.report()
 }

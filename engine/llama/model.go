@@ -27,7 +27,8 @@ type model struct {
 	cells    int       // of the KV cache, for all sequences
 	rows     int       // most rows of one call
 	slots    int
-	branches bool // a range of one sequence's cells may be shared with another
+	params   llama.ContextParams // of ctx
+	branches bool                // a range of one sequence's cells may be shared with another
 }
 
 // openModel loads a file and makes its context. A bad file is one clear error, as far as llama.cpp does not abort on
@@ -110,6 +111,7 @@ func (m *model) makeContext(c Config) (err error) {
 	if m.mem, err = llama.GetMemory(m.ctx); err != nil || m.mem == 0 {
 		return errors.New("it has no KV cache")
 	}
+	m.params = p
 	m.cells = int(llama.NCtx(m.ctx))
 	m.rows = min(m.rows, int(llama.NBatch(m.ctx)))
 	m.batch = llama.BatchInit(int32(m.rows), 0, 1)

@@ -82,9 +82,12 @@ func (v *vocab) tokenize(s string, parse bool) []int32 {
 	if s == "" {
 		return nil
 	}
-	native := llama.Tokenize(v.native, s, false, parse)
-	ids := make([]int32, len(native))
-	for i, id := range native {
+	return ints(llama.Tokenize(v.native, s, false, parse))
+}
+
+func ints(tokens []llama.Token) []int32 {
+	ids := make([]int32, len(tokens))
+	for i, id := range tokens {
 		ids[i] = int32(id)
 	}
 	return ids

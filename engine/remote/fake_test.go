@@ -44,6 +44,11 @@ func newFake(t *testing.T, owner string, first ...func(http.ResponseWriter)) *fa
 	mux.HandleFunc("GET /lora-adapters", f.adapters)
 	mux.HandleFunc("POST /v1/chat/completions", f.post)
 	mux.HandleFunc("POST /v1/completions", f.post)
+	mux.HandleFunc("POST /v1/embeddings", f.embed)
+	if owner == "llamacpp" || owner == "vllm" {
+		mux.HandleFunc("POST /tokenize", f.tokenize)
+		mux.HandleFunc("POST /detokenize", f.detokenize)
+	}
 	f.Server = httptest.NewServer(mux)
 	t.Cleanup(func() { f.Server.Close(); e.Close() })
 	return f

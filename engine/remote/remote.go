@@ -137,6 +137,9 @@ func (e *Engine) run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err != nil {
 		return nil, err
 	}
+	if !r.Samples() {
+		return e.compute(ctx, l, s, r)
+	}
 	if l.dialect == llamaServer && r.Sampling.N > 1 {
 		return e.fan(ctx, l, s, r, emit)
 	}

@@ -20,19 +20,17 @@ const maxAnswer = 64 << 20
 
 // send takes a slot and has one request answered; it is sent again while that may help.
 func (e *Engine) send(ctx context.Context, l *listing, s served, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
-	select {
-	case e.slots <- struct{}{}:
-		defer func() { <-e.slots }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if err := e.hold(ctx); err != nil {
+		return nil, err
 	}
+	defer e.release()
 	b, err := e.body(l, s, r, emit != nil)
 	if err != nil {
 		return nil, err
 	}
 	raw, err := encodeBody(b)
 	if err != nil {
-		return nil, engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "", "the request can't be sent: %v", err)
+		return nil, err
 	}
 	var done *engine.Completion
 	err = e.retry(ctx, func() (bool, error) {
@@ -50,9 +48,23 @@ func encodeBody(b body) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	err := enc.Encode(b)
-	return buf.Bytes(), err
+	if err := enc.Encode(b); err != nil {
+		return nil, engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "", "the request can't be sent: %v", err)
+	}
+	return buf.Bytes(), nil
 }
+
+// hold waits for a slot, which release gives back.
+func (e *Engine) hold(ctx context.Context) error {
+	select {
+	case e.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (e *Engine) release() { <-e.slots }
 
 func endpoint(k engine.Kind) string {
 	if k == engine.Chat {
@@ -63,12 +75,7 @@ func endpoint(k engine.Kind) string {
 
 // post sends the body once and reads the answer into a.
 func (e *Engine) post(ctx context.Context, k engine.Kind, raw []byte, a *answer) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.at.root+endpoint(k), bytes.NewReader(raw))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := e.do(req)
+	req, resp, err := e.postTo(ctx, endpoint(k), raw)
 	if err != nil {
 		return err
 	}
@@ -81,6 +88,17 @@ func (e *Engine) post(ctx context.Context, k engine.Kind, raw []byte, a *answer)
 		return err
 	}
 	return e.take(&w, a)
+}
+
+// postTo sends JSON to a path. A refusal is an error.
+func (e *Engine) postTo(ctx context.Context, path string, raw []byte) (*http.Request, *http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.at.root+path, bytes.NewReader(raw))
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := e.do(req)
+	return req, resp, err
 }
 
 // take adds an answer or an event, or finds it to be an error.
