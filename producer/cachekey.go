@@ -14,14 +14,19 @@ import (
 type keyed struct {
 	Adapter    string          `json:"adapter"`
 	Base       string          `json:"base"`
+	Dimensions int             `json:"dimensions,omitempty"`
 	Echo       bool            `json:"echo"`
 	Format     json.RawMessage `json:"format"`
 	Grammar    string          `json:"grammar,omitempty"`
+	Inputs     []engine.Input  `json:"inputs,omitempty"`
 	Kind       engine.Kind     `json:"kind"`
 	Messages   json.RawMessage `json:"messages"`
+	OneCall    bool            `json:"one_call,omitempty"`
 	Prompt     string          `json:"prompt"`
+	Reasoning  string          `json:"reasoning,omitempty"`
 	Sampling   keyedSampling   `json:"sampling"`
 	Settings   string          `json:"settings"`
+	Suffix     string          `json:"suffix,omitempty"`
 	Template   string          `json:"template"`
 	Tenant     string          `json:"tenant"`
 	Tokens     []int32         `json:"tokens"`
@@ -56,7 +61,8 @@ func CacheKey(tenant string, r *engine.Request) string {
 	m := r.Model
 	k := keyed{Tenant: tenant, Base: m.Base, Adapter: m.Adapter, Template: m.Template, Settings: m.Settings, Kind: r.Kind, Echo: r.Echo,
 		Messages: canonical(r.Messages), Prompt: r.Prompt, Tokens: r.Tokens, Tools: canonical(r.Tools), ToolChoice: canonical(r.ToolChoice),
-		Format: canonical(r.ResponseFormat), Grammar: r.Grammar, Sampling: sorted(r.Sampling)}
+		Format: canonical(r.ResponseFormat), Grammar: r.Grammar, Inputs: r.Inputs, Dimensions: r.Dimensions, Suffix: r.Suffix,
+		OneCall: r.OneToolCall, Reasoning: r.ReasoningEffort, Sampling: sorted(r.Sampling)}
 	b, err := json.Marshal(k)
 	if err != nil {
 		panic("producer: " + err.Error()) // checked JSON and our own types: a bug

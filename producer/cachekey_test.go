@@ -67,6 +67,12 @@ func TestCacheKeyOther(t *testing.T) {
 		"response_format": func(r *engine.Request) { r.ResponseFormat = json.RawMessage(`{"type":"json_object"}`) },
 		"grammar":         func(r *engine.Request) { r.Grammar = `root ::= "a"` },
 		"echo":            func(r *engine.Request) { r.Echo = true },
+		"suffix":          func(r *engine.Request) { r.Suffix = "x" },
+		"inputs":          func(r *engine.Request) { r.Inputs = []engine.Input{{Text: "x"}} },
+		"token inputs":    func(r *engine.Request) { r.Inputs = []engine.Input{{Tokens: []int32{1}}} },
+		"dimensions":      func(r *engine.Request) { r.Dimensions = 3 },
+		"one call":        func(r *engine.Request) { r.OneToolCall = true },
+		"effort":          func(r *engine.Request) { r.ReasoningEffort = "low" },
 		"stop":            func(r *engine.Request) { r.Sampling.Stop = []string{"a", "b"} },
 		"stop joined":     func(r *engine.Request) { r.Sampling.Stop = []string{"ab"} },
 	} {

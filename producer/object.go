@@ -113,7 +113,7 @@ func (m *members) space() {
 }
 
 func (o *object) fail(e *apiError) {
-	if o.err == nil {
+	if o.err == nil && e != nil {
 		o.err = e
 	}
 }

@@ -20,6 +20,8 @@ type order struct {
 	request engine.Request
 	model   string
 	stream  bool
+	// encoding is how vectors are written: "base64", or empty for numbers.
+	encoding string
 	// usage asks for a last chunk with the token counts.
 	usage bool
 	// seeded says that the client chose the seed; cache that it wants the cache (or not) whatever the sampling.
@@ -75,9 +77,7 @@ func defaults() engine.Sampling { return engine.Sampling{Temperature: 1, TopP: 1
 // readCommon reads what chat and text completions share. The caller reads the rest and calls done.
 func readCommon(o *object, d *order, l limits) {
 	d.request.Sampling = defaults()
-	if !o.text("model", &d.model, maxName) && o.err == nil {
-		o.missing("model")
-	}
+	readModel(o, d)
 	readSampling(o, &d.request.Sampling, l)
 	d.seeded = readSeed(o, "seed", &d.request.Sampling)
 	readStop(o, "stop", &d.request.Sampling)
@@ -86,8 +86,16 @@ func readCommon(o *object, d *order, l limits) {
 	d.metadata = readMetadata(o)
 	readTier(o, d)
 	readLorry(o, d, l)
-	// OpenAI's bookkeeping: without effect on the answer.
-	o.accept("user", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+	o.accept(bookkeeping...)
+}
+
+// bookkeeping is OpenAI's: without effect on the answer.
+var bookkeeping = []string{"user", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+
+func readModel(o *object, d *order) {
+	if !o.text("model", &d.model, maxName) && o.err == nil {
+		o.missing("model")
+	}
 }
 
 func readSampling(o *object, s *engine.Sampling, l limits) {

@@ -277,11 +277,12 @@ func TestCacheable(t *testing.T) {
 
 func FuzzBodies(f *testing.F) {
 	for _, s := range []string{chatBody(""), `{"model":"m","prompt":["a"]}`, `{"inputs":"a","parameters":{"top_k":5}}`, `{"a":"\ud83d\ude00\\u0000"}`,
-		`{"model":"m","prompt":[[1,2]],"logit_bias":{"1":2}}`, `{"text":"x","lorry":{"webhook":{"url":"https://a"}}}`} {
+		`{"model":"m","prompt":[[1,2]],"logit_bias":{"1":2}}`, `{"text":"x","lorry":{"webhook":{"url":"https://a"}}}`,
+		`{"model":"m","input":["a",[1,2]],"dimensions":8}`, `{"model":"m","content":"a"}`, `{"model":"m","tokens":[1]}`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		for _, read := range []reader{readChat, readCompletions, readGenerate} {
+		for _, read := range []reader{readChat, readCompletions, readGenerate, readEmbeddings, readTokenize, readDetokenize} {
 			d, err := parse(read, body)
 			if err != nil {
 				if e, ok := err.(*apiError); !ok || e.Status != 400 {

@@ -28,7 +28,10 @@ func (s *Server) routes() http.Handler {
 	for pattern, h := range map[string]handler{
 		"POST /v1/chat/completions":  s.work(readChat),
 		"POST /v1/completions":       s.work(readCompletions),
+		"POST /v1/embeddings":        s.work(readEmbeddings),
 		"POST /generate":             s.work(readGenerate),
+		"POST /lorry/v1/tokenize":    s.work(readTokenize),
+		"POST /lorry/v1/detokenize":  s.work(readDetokenize),
 		"GET /v1/models":             s.listModels,
 		"GET /v1/models/{id...}":     s.getModel,
 		"GET /v1/jobs":               s.listJobs,

@@ -50,27 +50,27 @@ func readPrompt(o *object, r *engine.Request) {
 	}
 	switch k := kind(vs[0]); {
 	case k == "integer":
-		r.Tokens = readTokens(o, v)
+		r.Tokens = readTokens(o, "prompt", v)
 	case len(vs) > 1:
 		o.fail(refuse(codeUnsupported, "prompt", "Unsupported value: 'prompt' holds %d prompts. Send one request for each: they are batched by the workers.", len(vs)))
 	case k == "string":
 		o.err = first(o.err, unquote(vs[0], &r.Prompt))
 	case k == "array":
-		r.Tokens = readTokens(o, vs[0])
+		r.Tokens = readTokens(o, "prompt", vs[0])
 	default:
 		o.wrong("prompt", "a string, an array with one string, or an array of token IDs", vs[0])
 	}
 }
 
-func readTokens(o *object, v json.RawMessage) []int32 {
+func readTokens(o *object, name string, v json.RawMessage) []int32 {
 	var ids []int32
 	if json.Unmarshal(v, &ids) != nil || len(ids) == 0 {
-		o.fail(refuse(codeType, "prompt", "Invalid 'prompt': expected an array of token IDs (integers from 0 to %d).", math.MaxInt32))
+		o.fail(refuse(codeType, name, "Invalid '%s': expected an array of token IDs (integers from 0 to %d).", name, math.MaxInt32))
 		return nil
 	}
 	for _, id := range ids {
 		if id < 0 {
-			o.fail(refuse(codeValue, "prompt", "Invalid 'prompt': a token's ID can't be negative, but got %d.", id))
+			o.fail(refuse(codeValue, name, "Invalid '%s': a token's ID can't be negative, but got %d.", name, id))
 		}
 	}
 	return ids

@@ -87,7 +87,7 @@ func (t *trip) makeJob(who access.Principal, body []byte) error {
 	if err != nil {
 		return err
 	}
-	j := &queue.Job{V: queue.V, Tenant: who.Tenant, Lane: d.lane, Endpoint: d.endpoint, Request: d.request, Created: t.began.UnixMilli(),
+	j := &queue.Job{V: queue.V, Tenant: who.Tenant, Lane: d.lane, Endpoint: d.endpoint, Encoding: d.encoding, Request: d.request, Created: t.began.UnixMilli(),
 		Stream: d.stream, Metadata: d.metadata, ReplayOf: d.replayOf, Trace: traceparent(t.r.Header)}
 	j.Request.Model, j.Request.Scope = m.Engine(), who.Tenant
 	if !d.deadline.IsZero() {

@@ -72,6 +72,9 @@ const (
 	Completions Endpoint = "/v1/completions"
 	Generate    Endpoint = "/generate"
 	Responses   Endpoint = "/v1/responses"
+	Embeddings  Endpoint = "/v1/embeddings"
+	Tokenize    Endpoint = "/lorry/v1/tokenize"
+	Detokenize  Endpoint = "/lorry/v1/detokenize"
 )
 
 // Job is one request and what is to become of its answer. It is immutable once accepted, but for Retry.
@@ -81,7 +84,9 @@ type Job struct {
 	Tenant string `json:"tenant"`
 	Lane   Lane   `json:"lane"`
 	// Endpoint shapes the answer.
-	Endpoint Endpoint       `json:"endpoint"`
+	Endpoint Endpoint `json:"endpoint"`
+	// Encoding is how an answer's vectors are written: "base64", or empty for numbers.
+	Encoding string         `json:"encoding,omitempty"`
 	Request  engine.Request `json:"request"`
 	// Created is when it was accepted; Deadline, if any, when it expires. Unix milliseconds.
 	Created  int64 `json:"created"`

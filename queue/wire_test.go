@@ -17,9 +17,10 @@ import (
 
 // whole is a job with every field set: the golden freezes how each is written.
 func whole() Job {
-	return Job{V: V, ID: "job_01", Tenant: "acme", Lane: Flex, Endpoint: Chat, Created: 1_800_000_000_000, Deadline: 1_800_000_060_000,
+	return Job{V: V, ID: "job_01", Tenant: "acme", Lane: Flex, Endpoint: Chat, Encoding: "base64", Created: 1_800_000_000_000, Deadline: 1_800_000_060_000,
 		Request: engine.Request{ID: "r", Kind: engine.Chat, Model: engine.Model{Name: "smollm2", Base: "b1", Adapter: "a1", Template: "t1", Settings: "s1"},
-			Scope: "acme", Messages: json.RawMessage(`[{"role":"user","content":"<hi> & bye"}]`), Prompt: "p", Tokens: []int32{1, 2},
+			Scope: "acme", Messages: json.RawMessage(`[{"role":"user","content":"<hi> & bye"}]`), Prompt: "p", Suffix: "q", Tokens: []int32{1, 2},
+			Inputs: []engine.Input{{Text: "a"}, {Tokens: []int32{3}}}, Dimensions: 64, OneToolCall: true, ReasoningEffort: "low",
 			Tools: json.RawMessage(`[]`), ToolChoice: json.RawMessage(`"auto"`), ResponseFormat: json.RawMessage(`{"type":"text"}`), Echo: true,
 			Sampling: engine.Sampling{Temperature: 0.5, TopP: 0.9, TopK: 40, MinP: 0.05, FrequencyPenalty: 0.1, PresencePenalty: 0.2, RepeatPenalty: 1.1,
 				LogitBias: map[int32]float64{7: -100}, Seed: 42, Stop: []string{"END"}, MaxTokens: 10, MinTokens: 1, IgnoreEOS: true, N: 2, Logprobs: true, TopLogprobs: 3}},

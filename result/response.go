@@ -48,14 +48,24 @@ func Response(v *Verdict) (status int, body []byte) {
 	if v.State != queue.Succeeded {
 		return ErrorResponse(v.failure())
 	}
+	return http.StatusOK, must(json.Marshal(v.body()))
+}
+
+// body is an answer in the shape of its endpoint.
+func (v *Verdict) body() any {
 	switch v.Endpoint {
 	case queue.Generate:
-		return http.StatusOK, must(json.Marshal(generated(v)))
+		return generated(v)
 	case queue.Completions:
-		return http.StatusOK, must(json.Marshal(textCompletion(v)))
-	default:
-		return http.StatusOK, must(json.Marshal(chatCompletion(v)))
+		return textCompletion(v)
+	case queue.Embeddings:
+		return embeddings(v)
+	case queue.Tokenize:
+		return map[string][]int32{"tokens": append([]int32{}, v.Completion.Tokens...)} // none are [], not null
+	case queue.Detokenize:
+		return map[string]string{"content": v.Completion.Choices[0].Text}
 	}
+	return chatCompletion(v)
 }
 
 func (v *Verdict) failure() *engine.Error {
@@ -76,17 +86,25 @@ type Usage struct {
 	CompletionTokens int            `json:"completion_tokens"`
 	TotalTokens      int            `json:"total_tokens"`
 	PromptDetails    map[string]int `json:"prompt_tokens_details"`
+	// AnswerDetails is there where there is something to tell.
+	AnswerDetails map[string]int `json:"completion_tokens_details,omitempty"`
 }
 
 // OpenAIUsage is u in OpenAI's shape; cached_tokens are KV prefix hits, never the response cache's.
 func OpenAIUsage(u engine.Usage) Usage {
-	return Usage{u.PromptTokens, u.CompletionTokens, u.PromptTokens + u.CompletionTokens, map[string]int{"cached_tokens": u.CachedTokens}}
+	out := Usage{u.PromptTokens, u.CompletionTokens, u.PromptTokens + u.CompletionTokens, map[string]int{"cached_tokens": u.CachedTokens}, nil}
+	if u.ReasoningTokens > 0 {
+		out.AnswerDetails = map[string]int{"reasoning_tokens": u.ReasoningTokens}
+	}
+	return out
 }
 
 // Message is the assistant's, in a chat completion.
 type Message struct {
-	Role      string          `json:"role"`
-	Content   *string         `json:"content"`
+	Role    string  `json:"role"`
+	Content *string `json:"content"`
+	// Reasoning is what the model thought, as llama-server, vLLM and DeepSeek name it.
+	Reasoning string          `json:"reasoning_content,omitempty"`
 	Refusal   *string         `json:"refusal"`
 	ToolCalls json.RawMessage `json:"tool_calls,omitempty"`
 }
@@ -129,7 +147,7 @@ func chatCompletion(v *Verdict) chatBody {
 	out := chatBody{ID: AnswerID(v.Endpoint, v.Job), Object: "chat.completion", Created: v.Created / 1000, Model: v.Model.Name,
 		Choices: []chatChoice{}, Usage: OpenAIUsage(v.Completion.Usage)}
 	for i, c := range v.Completion.Choices {
-		m := Message{Role: "assistant", Content: &c.Text, ToolCalls: c.ToolCalls}
+		m := Message{Role: "assistant", Content: &c.Text, Reasoning: c.Reasoning, ToolCalls: c.ToolCalls}
 		if len(c.ToolCalls) > 0 && c.Text == "" {
 			m.Content = nil
 		}

@@ -218,10 +218,19 @@ func Decode(b []byte) (*Verdict, error) {
 	if v.V > V || v.V < V-1 {
 		return nil, fmt.Errorf("result: read verdict of %s: version %d, this program reads %d", v.Job, v.V, V)
 	}
-	if v.State == queue.Succeeded && (v.Completion == nil || len(v.Completion.Choices) == 0) {
+	if v.State == queue.Succeeded && !v.answered() {
 		return nil, fmt.Errorf("result: read verdict of %s: it succeeded without an answer", v.Job)
 	}
 	return v, nil
+}
+
+// answered says that the completion holds what the endpoint shows.
+func (v *Verdict) answered() bool {
+	c := v.Completion
+	if v.Endpoint == queue.Embeddings {
+		return c != nil && len(c.Embeddings) > 0
+	}
+	return c != nil && len(c.Choices) > 0
 }
 
 func decodeAll(ms []queue.Stored) ([]*Verdict, error) {

@@ -64,6 +64,7 @@ func (s *Store) Redis() redis.UniversalClient { return s.rdb }
 type facts struct {
 	Lane     queue.Lane        `json:"lane"`
 	Endpoint queue.Endpoint    `json:"endpoint"`
+	Encoding string            `json:"encoding,omitempty"`
 	Model    engine.Model      `json:"model"`
 	Created  int64             `json:"created"`
 	Deadline int64             `json:"deadline,omitempty"`
@@ -79,16 +80,16 @@ type facts struct {
 }
 
 func factsOf(j *queue.Job) facts {
-	return facts{j.Lane, j.Endpoint, j.Request.Model, j.Created, j.Deadline, j.Waited, j.CacheKey, j.Webhook, j.Idem, j.Metadata, j.ReplayOf, j.Batch, j.Line, j.CustomID}
+	return facts{j.Lane, j.Endpoint, j.Encoding, j.Request.Model, j.Created, j.Deadline, j.Waited, j.CacheKey, j.Webhook, j.Idem, j.Metadata, j.ReplayOf, j.Batch, j.Line, j.CustomID}
 }
 
 func (v *Verdict) facts() facts {
-	return facts{v.Lane, v.Endpoint, v.Model, v.Created, 0, v.Waited, v.CacheKey, v.Webhook, v.Idem, v.Metadata, v.ReplayOf, v.Batch, v.Line, v.CustomID}
+	return facts{v.Lane, v.Endpoint, v.Encoding, v.Model, v.Created, 0, v.Waited, v.CacheKey, v.Webhook, v.Idem, v.Metadata, v.ReplayOf, v.Batch, v.Line, v.CustomID}
 }
 
 // verdict starts one of a job of which the facts are known.
 func (f facts) verdict(tenant, id string, st queue.State, ended int64) *Verdict {
-	return &Verdict{V: V, Job: id, Tenant: tenant, Lane: f.Lane, State: st, Endpoint: f.Endpoint, Model: f.Model, Created: f.Created,
+	return &Verdict{V: V, Job: id, Tenant: tenant, Lane: f.Lane, State: st, Endpoint: f.Endpoint, Encoding: f.Encoding, Model: f.Model, Created: f.Created,
 		Ended: ended, CacheKey: f.CacheKey, Webhook: f.Webhook, Idem: f.Idem, Metadata: f.Metadata, Batch: f.Batch, Line: f.Line, CustomID: f.CustomID,
 		ReplayOf: f.ReplayOf, Waited: f.Waited}
 }

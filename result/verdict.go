@@ -20,7 +20,9 @@ type Verdict struct {
 	Lane   queue.Lane  `json:"lane"`
 	State  queue.State `json:"state"`
 	// Endpoint shapes the answer; Model is what it ran on.
-	Endpoint   queue.Endpoint     `json:"endpoint"`
+	Endpoint queue.Endpoint `json:"endpoint"`
+	// Encoding is the job's.
+	Encoding   string             `json:"encoding,omitempty"`
 	Model      engine.Model       `json:"model"`
 	Completion *engine.Completion `json:"completion,omitempty"`
 	Error      *engine.Error      `json:"error,omitempty"`

@@ -13,11 +13,11 @@ import (
 )
 
 func whole() *Verdict {
-	return &Verdict{V: V, Job: "job_01", Tenant: "acme", Lane: queue.Flex, State: queue.Succeeded, Endpoint: queue.Chat,
+	return &Verdict{V: V, Job: "job_01", Tenant: "acme", Lane: queue.Flex, State: queue.Succeeded, Endpoint: queue.Chat, Encoding: Base64,
 		Model: engine.Model{Name: "smollm2", Base: "b", Adapter: "a", Template: "t", Settings: "s"},
-		Completion: &engine.Completion{Choices: []engine.Choice{{Text: "hi", Finish: engine.FinishStop, ToolCalls: []byte(`[]`),
+		Completion: &engine.Completion{Choices: []engine.Choice{{Text: "hi", Reasoning: "hm", Finish: engine.FinishStop, ToolCalls: []byte(`[]`),
 			Logprobs: []engine.Logprob{{Token: "hi", Logprob: -0.5, Bytes: []byte("hi"), Top: []engine.Logprob{{Token: "ho", Logprob: -1}}}}}},
-			Usage: engine.Usage{PromptTokens: 3, CachedTokens: 1, CompletionTokens: 2, EngineSeconds: 0.25, FirstTokenSeconds: 0.125}},
+			Embeddings: []engine.Vector{{1, -0.5}}, Tokens: []int32{7}, Usage: engine.Usage{PromptTokens: 3, CachedTokens: 1, CompletionTokens: 2, ReasoningTokens: 1, EngineSeconds: 0.25, FirstTokenSeconds: 0.125}},
 		Error:   &engine.Error{Class: engine.Internal, Code: "c", Message: "m", Param: "p", Stderr: "e"},
 		Created: 1_800_000_000_000, Started: 1_800_000_000_001, Ended: 1_800_000_000_002, Attempt: 2, Worker: "w", Cached: true, Leader: "job_00", Joules: 1.5,
 		CacheKey: "k", Webhook: &queue.Webhook{URL: "https://example.com", Secret: "sealed"}, Idem: &queue.Idem{Key: "k", Body: "b"},
@@ -52,6 +52,10 @@ func TestGolden(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(whole().Encode())
 	f.Add([]byte(`{"v":1,"state":"succeeded","endpoint":"/generate"}`))
+	f.Add([]byte(`{"v":1,"state":"succeeded","endpoint":"/v1/embeddings","completion":{"embeddings":["AACAPw=="]}}`))
+	f.Add([]byte(`{"v":1,"state":"succeeded","endpoint":"/v1/embeddings","completion":{"choices":[{}],"embeddings":["AADAfw=="]}}`))
+	f.Add([]byte(`{"v":1,"state":"succeeded","endpoint":"/lorry/v1/tokenize","completion":{"choices":[{}],"tokens":[1]}}`))
+	f.Add([]byte(`{"v":1,"state":"succeeded","endpoint":"/lorry/v1/detokenize","completion":{"tokens":[1]}}`))
 	f.Add([]byte(`{"v":1,"state":"succeeded","completion":{"choices":[]},"endpoint":"/generate"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		v, err := Decode(b)

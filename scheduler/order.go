@@ -52,6 +52,12 @@ func newOrder() *order { return &order{flows: map[string]*flow{}} }
 func cost(j *queue.Job) float64 {
 	q := &j.Request
 	prompt := (len(q.Messages)+len(q.Prompt))/4 + len(q.Tokens)
+	for _, in := range q.Inputs {
+		prompt += len(in.Text)/4 + len(in.Tokens)
+	}
+	if !q.Samples() {
+		return float64(max(1, prompt))
+	}
 	return float64(prompt + cmp.Or(q.Sampling.MaxTokens, 256)*max(1, q.Sampling.N))
 }
 
