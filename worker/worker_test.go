@@ -2,8 +2,10 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -247,7 +249,7 @@ func TestCrashIsPutDownToTheGuilty(t *testing.T) {
 			}
 			clear(inCall)
 			mu.Unlock()
-			return nil, engine.Errorf(engine.Crashed, "", "", "abort")
+			return nil, &engine.Error{Class: engine.Crashed, Message: "abort", Stderr: "GGML_ASSERT(n > 0) failed"}
 		}
 		c := make(chan struct{})
 		inCall[q.ID] = c
@@ -286,6 +288,26 @@ func TestCrashIsPutDownToTheGuilty(t *testing.T) {
 	ok(t, err)
 	if d.Dead != 1 {
 		t.Errorf("%d dead letters", d.Dead)
+	}
+	checkLetter(t, r, jobs[5])
+}
+
+// checkLetter wants each crash in the dead letter, with the engine's last words.
+func checkLetter(t *testing.T, r *road, j *queue.Job) {
+	t.Helper()
+	stream, err := r.q.JS().Stream(t.Context(), queue.StreamDead)
+	ok(t, err)
+	m, err := stream.GetLastMsgForSubject(t.Context(), queue.DeadSubject(j))
+	ok(t, err)
+	var letter queue.Letter
+	ok(t, json.Unmarshal(m.Data, &letter))
+	if len(letter.Job.History) != 1+maxSoloCrashes {
+		t.Errorf("%d attempts are in the dead letter", len(letter.Job.History))
+	}
+	for i, a := range letter.Job.History {
+		if a.Error == nil || !strings.Contains(a.Error.Stderr, "GGML_ASSERT") || a.Solo != (i > 0) {
+			t.Errorf("attempt %d in the dead letter is %+v", i, a)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -87,6 +88,25 @@ func TestKilled(t *testing.T) {
 	r.Sampling.MaxTokens = 3
 	if c, err := e.Run(t.Context(), r, nil); err != nil || c.Usage.CompletionTokens != 3 {
 		t.Errorf("after the restart: %+v, %v", c, err)
+	}
+}
+
+// TestHung stops the engine's process while it decodes, as a driver that waits for ever would.
+func TestHung(t *testing.T) {
+	c := configured(t, smollm2(t))
+	c.Hang = 5 * time.Second
+	e, err := child.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	r := &engine.Request{ID: "job_1", Kind: engine.Text, Prompt: "Once upon a time", Sampling: engine.Sampling{N: 1, MaxTokens: 1000, IgnoreEOS: true}}
+	var once sync.Once
+	_, err = e.Run(t.Context(), r, func(engine.Chunk) {
+		once.Do(func() { syscall.Kill(e.PID(), syscall.SIGSTOP) })
+	})
+	if !errors.Is(err, engine.ErrCrashed) || !strings.Contains(err.Error(), "no step for 5s") {
+		t.Errorf("got %v, want crashed", err)
 	}
 }
 

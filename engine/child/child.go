@@ -7,6 +7,8 @@
 // readable when the writer dies: so the parent knows what was in the call that killed it. Those requests end as
 // engine.Crashed with the child's last words, all others at once as engine.Unavailable, and may run again.
 //
+// A child that hangs in a native call is killed, and that counts as a crash: see [Config.Hang].
+//
 // A child ends when its pipe does. On Linux the kernel also kills it with its parent.
 package child
 
@@ -40,6 +42,10 @@ type Config struct {
 	// Backoff is the wait before the first restart, doubled for each further one up to 10 s, and forgotten when the
 	// child stayed up for a minute. 0: 100 ms.
 	Backoff time.Duration
+	// Hang is how long the child may have calls and neither make a step (see [Stepper]) nor say anything, before it is
+	// killed, which counts as a crash. A step is some hundred milliseconds, but the first ones may wait for a model's
+	// file. 0: two minutes; negative: for ever.
+	Hang time.Duration
 	// Grace is how long a child may take to end when it is closed, before it is killed. 0: 5 s.
 	Grace time.Duration
 	// OnCrash, if not nil, is told of each end that was not asked for, before the restart, in place of the log. It must
@@ -53,13 +59,15 @@ func (c Config) withDefaults() Config {
 	c.Wait = cmp.Or(c.Wait, 10*time.Second)
 	c.Backoff = cmp.Or(c.Backoff, 100*time.Millisecond)
 	c.Grace = cmp.Or(c.Grace, 5*time.Second)
+	c.Hang = cmp.Or(c.Hang, 2*time.Minute)
 	return c
 }
 
 // Crash is an end of the child that was not asked for.
 type Crash struct {
 	PID int
-	// Suspects are the IDs of the requests that were in the native call. Empty: it was idle, or ended from outside.
+	// Suspects are the IDs of the requests that were in the native call; of all that were under way, where it hung outside
+	// of one. Empty: it was idle, or ended from outside.
 	Suspects []string
 	// Stderr is its last words: up to 40 lines, and the beginning of a Go trace after them.
 	Stderr string

@@ -117,6 +117,50 @@ func checkCrashed(t *testing.T, err error) {
 	}
 }
 
+// TestHang: a child that makes no more steps is killed; suspects are those in the call, or all where there is none.
+func TestHang(t *testing.T) {
+	for name, c := range map[string]struct {
+		command   string
+		bystander error
+	}{
+		"in a call":         {"hang", engine.ErrUnavailable},
+		"outside of a call": {"ponder", engine.ErrCrashed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			crashes := make(chan Crash, 1)
+			cfg := config("echo")
+			cfg.Hang, cfg.OnCrash = 3*time.Second, func(c Crash) { crashes <- c }
+			e := start(t, cfg)
+			bystander := begin(t, e, "bystander", "wait")
+			_, err := e.Run(t.Context(), request("culprit", c.command), nil)
+			got := engine.AsError(err)
+			if !errors.Is(err, engine.ErrCrashed) || !strings.Contains(got.Message, "no step for 3s") || !strings.Contains(got.Stderr, "SIGQUIT") {
+				t.Errorf("culprit: got %v with %q, want crashed, with where it stood", err, got.Stderr)
+			}
+			if err := <-bystander.err; !errors.Is(err, c.bystander) {
+				t.Errorf("bystander: got %v, want %v", err, c.bystander)
+			}
+			if c := <-crashes; !strings.Contains(c.Err.Error(), "no step for 3s") {
+				t.Errorf("got %v", c.Err)
+			}
+			if _, err := e.Run(t.Context(), request("next", "hello"), nil); err != nil {
+				t.Errorf("next: %v", err)
+			}
+		})
+	}
+}
+
+// TestSlow: one that makes steps may take its time.
+func TestSlow(t *testing.T) {
+	cfg := config("echo", "LORRY_TEST_DELAY=300ms")
+	cfg.Hang = 2 * time.Second
+	words := strings.Repeat("word ", 12) // 3.6 s
+	if _, err := start(t, cfg).Run(t.Context(), request("slow", words), nil); err != nil {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestPanic: what Go code throws in the child is a crash as well, with its trace.
 func TestPanic(t *testing.T) {
 	_, err := start(t, config("echo")).Run(t.Context(), request("culprit", "panic"), nil)

@@ -45,8 +45,29 @@ var roles = map[string]func() int{
 		conn.Write([]byte(strings.Replace(string(frame), `"v":1`, `"v":7`, 1)))
 		select {}
 	},
-	"parent": parent,
-	"deaf":   deaf,
+	"looks": func() int { fmt.Println(`{"kind":"model","layers":30}`); return 0 },
+	"refuses": func() int {
+		fmt.Fprintln(os.Stderr, "some noise\nlorry-engine: model.gguf: gguf: it is no GGUF file")
+		return 1
+	},
+	"dies": func() int {
+		fmt.Fprintln(os.Stderr, "GGML_ASSERT(n_layer <= 512) failed")
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		return 0
+	},
+	"stares":  func() int { fmt.Fprintln(os.Stderr, "loading"); select {} },
+	"rambles": func() int { return ramble() },
+	"parent":  parent,
+	"deaf":    deaf,
+}
+
+// ramble prints until nobody listens.
+func ramble() int {
+	for {
+		if _, err := fmt.Println(strings.Repeat("{", 1<<16)); err != nil {
+			return 1
+		}
+	}
 }
 
 func serve(open func(engine.DecodeObserver) (engine.Engine, error)) int {
@@ -102,12 +123,34 @@ func deaf() int {
 //	wait    says so, is not decoding, and goes on until its caller leaves
 //	crash   is decoding, and kills the process
 //	panic   is decoding, and panics
+//	hang    is decoding, and makes no more steps
+//	ponder  is not decoding, and makes no more steps
 type fragile struct {
 	*echo.Engine
 	observe engine.DecodeObserver
 
 	mu       sync.Mutex
 	decoding map[string]bool
+	hangs    bool
+	steps    int
+}
+
+// Steps goes on with each look, until it hangs.
+func (f *fragile) Steps() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.hangs {
+		f.steps++
+	}
+	return f.steps
+}
+
+// hang stops all steps.
+func (f *fragile) hang() {
+	f.mu.Lock()
+	f.hangs = true
+	f.mu.Unlock()
+	select {}
 }
 
 func openFragile(observe engine.DecodeObserver) (engine.Engine, error) {
@@ -128,10 +171,10 @@ func (f *fragile) set(id string, on bool) {
 
 func (f *fragile) Run(ctx context.Context, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
 	switch r.Prompt {
-	case "hold", "crash", "panic":
+	case "hold", "crash", "panic", "hang":
 		f.set(r.ID, true)
 		defer f.set(r.ID, false)
-	case "wait":
+	case "wait", "ponder":
 	default:
 		return f.Engine.Run(ctx, r, emit)
 	}
@@ -142,6 +185,8 @@ func (f *fragile) Run(ctx context.Context, r *engine.Request, emit func(engine.C
 	case "panic":
 		go panic("slice bounds out of range") // where no deferred call of ours tidies up
 		select {}
+	case "hang", "ponder":
+		f.hang()
 	}
 	emit(engine.Chunk{Text: r.Prompt})
 	<-ctx.Done()

@@ -36,6 +36,8 @@ type process struct {
 	calls    map[uint64]*call
 	next     uint64
 	decoding []string
+	quiet    int           // looks of guard since the last sign of life
+	hung     error         // why guard ended it
 	ended    *engine.Error // what new calls get
 }
 
@@ -105,6 +107,9 @@ func (p *process) handshake(ctx context.Context) error {
 	defer cancel()
 	select {
 	case m := <-p.first:
+		if m.Beats && p.cfg.Hang > 0 {
+			go p.guard()
+		}
 		return firstError(m)
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -165,6 +170,9 @@ func (p *process) read() {
 		p.handle(m)
 	}
 	p.conn.Close()
+	if err := p.hangs(); err != nil {
+		p.why = err
+	}
 	p.end(errRestarting, true)
 }
 
@@ -177,7 +185,9 @@ func protocolError(err error) error {
 }
 
 func (p *process) handle(m *message) {
+	p.alive()
 	switch m.Kind {
+	case kindBeat:
 	case kindReady, kindFatal:
 		select {
 		case p.first <- m:
@@ -231,6 +241,9 @@ func (p *process) begin(id string) (uint64, *call, *engine.Error) {
 	}
 	p.next++
 	c := newCall(cmp.Or(id, fmt.Sprintf("unnamed-%d", p.next)))
+	if len(p.calls) == 0 {
+		p.quiet = 0
+	}
 	p.calls[p.next] = c
 	return p.next, c, nil
 }
@@ -306,11 +319,13 @@ func (p *process) crash() Crash {
 		PID: p.cmd.Process.Pid, Suspects: suspects, Stderr: p.tail.String(), Uptime: time.Since(p.began),
 		Err: fmt.Errorf("engine/child: %s ended: %s", p.cfg.Name, p.exitText()),
 	}
+	how := p.exitText()
 	if p.why != nil {
 		c.Err = fmt.Errorf("engine/child: %s was ended: %w", p.cfg.Name, p.why)
+		how = p.why.Error()
 	}
 	p.end(&engine.Error{
-		Class: engine.Crashed, Message: "the engine's process ended in a call that held this request: " + p.exitText(), Stderr: c.Stderr,
+		Class: engine.Crashed, Message: "the engine's process ended in a call that held this request: " + how, Stderr: c.Stderr,
 	}, false)
 	return c
 }

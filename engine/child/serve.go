@@ -14,6 +14,16 @@ import (
 // linger is how long the child gives its engine to end, once the pipe has. It is less than the parent's grace.
 const linger = 4 * time.Second
 
+// beatEvery is how often the child says that it goes on, while it has calls.
+const beatEvery = 250 * time.Millisecond
+
+// Stepper is an engine that counts its steps, by which the parent tells one that is busy from one that hangs. Of other
+// engines it only knows that the process runs.
+type Stepper interface {
+	// Steps is how many native calls have returned. It must not wait for one.
+	Steps() int
+}
+
 // server is the child's end.
 type server struct {
 	conn   io.ReadWriteCloser
@@ -47,6 +57,7 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, open func(observe engin
 	if err := s.opening(opened, ended); err != nil {
 		return err
 	}
+	go s.beat(ctx)
 	select {
 	case err := <-ended:
 		cancel(errPipe)
@@ -71,7 +82,7 @@ func (s *server) opening(opened <-chan error, ended chan error) error {
 			return errors.Join(err, s.send(&message{Kind: kindFatal, Error: engine.AsError(err)}))
 		}
 		close(asked)
-		return s.send(&message{Kind: kindReady})
+		return s.send(&message{Kind: kindReady, Beats: true})
 	case err := <-ended:
 		return errors.Join(errPipe, err)
 	case <-s.ctx.Done():
@@ -185,6 +196,34 @@ func (s *server) answer(m *message) {
 
 // observe writes the set into the pipe before it returns: the kernel holds it whatever happens to this process next.
 func (s *server) observe(ids []string) { s.send(&message{Kind: kindDecoding, IDs: ids}) }
+
+// beat tells the parent of steps, for as long as there are calls.
+func (s *server) beat(ctx context.Context) {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	stepper, counts := s.engine.(Stepper)
+	for last := 0; ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		n := last + 1
+		if counts {
+			n = stepper.Steps()
+		}
+		if n != last && s.busy() {
+			s.send(&message{Kind: kindBeat})
+		}
+		last = n
+	}
+}
+
+func (s *server) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.calls) > 0
+}
 
 // send writes one frame. The parent always reads, so that it does not wait for long.
 func (s *server) send(m *message) error {

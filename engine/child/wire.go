@@ -18,12 +18,13 @@ const (
 	kindInfo   = "info"   // N: say what is served; info or error follows
 
 	// The child's.
-	kindReady    = "ready"    // the first message: the engine is open
+	kindReady    = "ready"    // Beats: the first message, the engine is open
 	kindFatal    = "fatal"    // Error: the first and last message, it can't be opened
 	kindChunk    = "chunk"    // N, Chunk
 	kindSaved    = "saved"    // N, Resume
 	kindDone     = "done"     // N, Completion
 	kindError    = "error"    // N, Error
+	kindBeat     = "beat"     // the engine goes on: a step was made, or it does not tell of steps
 	kindDecoding = "decoding" // IDs: the requests in the native calls from now on. It lies in the pipe before the call begins
 )
 
@@ -42,6 +43,7 @@ type message struct {
 	Info       *engine.Info       `json:"info,omitempty"`
 	Error      *engine.Error      `json:"error,omitempty"`
 	IDs        []string           `json:"ids,omitempty"`
+	Beats      bool               `json:"beats,omitempty"` // the child sends beats; one of an older build does not
 }
 
 // last says that the message ends its call.

@@ -32,13 +32,14 @@ func everyMessage() []*message {
 		Usage:   engine.Usage{PromptTokens: 3, CompletionTokens: 2, ResumedTokens: 1, EngineSeconds: 0.5},
 	}
 	return []*message{
-		{Kind: kindReady},
+		{Kind: kindReady, Beats: true},
 		{Kind: kindFatal, Error: &engine.Error{Class: engine.Internal, Message: "model.gguf is corrupt"}},
 		{Kind: kindInfo, N: 1},
 		{Kind: kindInfo, N: 1, Info: &engine.Info{Models: []engine.ModelInfo{{Model: engine.Model{Name: "smollm2"}, Context: 8192}}, Slots: 8, Device: "cpu", Version: "llama.cpp"}},
 		{Kind: kindRun, N: 2, Request: r, Stream: true},
 		{Kind: kindDecoding, IDs: []string{"job_01", "job_02"}},
 		{Kind: kindDecoding},
+		{Kind: kindBeat},
 		{Kind: kindChunk, N: 2, Chunk: &engine.Chunk{Index: 1, Text: "hi", Logprobs: logprobs, Finish: engine.FinishLength}},
 		{Kind: kindDone, N: 2, Completion: &engine.Completion{Choices: []engine.Choice{{Text: "hi", Finish: engine.FinishStop, Logprobs: logprobs}}, Usage: engine.Usage{PromptTokens: 3, CompletionTokens: 1}}},
 		{Kind: kindError, N: 2, Error: &engine.Error{Class: engine.Invalid, Code: engine.CodeContextLength, Message: "too long", Param: "messages"}},
