@@ -55,6 +55,9 @@ func load(dir string) error {
 func loadNative(dir string) error {
 	// Without it a failed assertion lets gdb print this process, and takes thirty times as long to end.
 	os.Setenv("GGML_NO_BACKTRACE", "1")
+	if err := checkVersions(dir); err != nil {
+		return err
+	}
 	if err := llama.Load(dir); err != nil {
 		return fmt.Errorf("llama: load libraries from %s: %w", dir, err)
 	}
