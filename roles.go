@@ -109,7 +109,8 @@ func (s *stores) startScheduler(ctx context.Context, c *crew, cfg *Config, seale
 		return err
 	}
 	sc, err := scheduler.New(scheduler.Config{Queue: s.queue, Results: s.results, Redis: s.redisAt.asynq(), Sealer: sealer,
-		WebhookAllow: []netip.Prefix(cfg.WebhookAllow), Access: s.access, Files: s.files, Instance: instance, Log: s.log})
+		WebhookAllow: []netip.Prefix(cfg.WebhookAllow), Access: s.access, Files: s.files, Batches: s.batches,
+		Lines: producer.NewLines(producer.LinesConfig{Registry: s.registry, MaxBody: int64(cfg.MaxBody)}), Instance: instance, Log: s.log})
 	if err != nil {
 		return err
 	}

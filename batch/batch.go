@@ -60,7 +60,7 @@ const (
 	// MaxLines is how many lines a batch may have, OpenAI's.
 	MaxLines = 50_000
 	// MaxLine is how long one line may be, in bytes. (A line whose body is over what a message may carry fails alone.)
-	MaxLine = 16 << 20
+	MaxLine = 16<<20 - 1
 	// MinWindow and MaxWindow bound the completion window, DefaultWindow is OpenAI's.
 	MinWindow     = time.Second
 	MaxWindow     = 30 * 24 * time.Hour

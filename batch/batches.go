@@ -272,10 +272,15 @@ func (bs *Batches) count(ctx context.Context, b *Batch) {
 	if b.Status.Terminal() || b.Lines == "" {
 		return
 	}
-	c, err := bs.cfg.Results.BatchCounts(ctx, b.Tenant, b.ID)
+	c, err := bs.Counts(ctx, *b)
 	if err != nil {
 		return
 	}
 	b.Counts.Completed, b.Counts.Failed = min(c.Completed, b.Counts.Total), min(c.Failed, b.Counts.Total)
 	b.Usage = Usage{c.PromptTokens, c.CachedTokens, c.CompletionTokens}
+}
+
+// Counts are what Redis knows of a batch's lines.
+func (bs *Batches) Counts(ctx context.Context, b Batch) (result.BatchCounts, error) {
+	return bs.cfg.Results.BatchCounts(ctx, b.Tenant, b.ID)
 }

@@ -1,8 +1,11 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"errors"
+
+	"lorry/queue"
 )
 
 // errLater is what is not built yet.
@@ -18,7 +21,23 @@ func (bs *Batches) Retry(ctx context.Context, tenant, id string) (Batch, error) 
 // at this moment. They can be read while the batch runs and for a while after its end (BatchesConfig.KeepLines); then they
 // are in the batch's files, and this is a *StatusError.
 func (bs *Batches) Results(ctx context.Context, tenant, id string, after, limit int) (lines []ResultLine, more bool, err error) {
-	return nil, false, errLater
+	b, err := bs.get(ctx, tenant, id)
+	if err != nil {
+		return nil, false, err
+	}
+	if b.Purged {
+		return nil, false, &StatusError{Do: "read single lines of", Status: b.Status}
+	}
+	seq := uint64(max(after, 0)) + 1
+	ms, more, err := bs.cfg.Queue.Read(ctx, queue.StreamResults, queue.LinesSubject(tenant, id), seq, cmp.Or(limit, 1000))
+	for _, m := range ms {
+		l, err := ended(b, m)
+		if err != nil {
+			return nil, false, err
+		}
+		lines = append(lines, l)
+	}
+	return lines, more, err
 }
 
 // Sweep forgets batches that ended long ago, and lets go of what dead processes left. It is to run now and then, in any

@@ -94,13 +94,19 @@ type Server struct {
 // errDrained is why waiting ended at a drain's end.
 var errDrained = errors.New("producer: drained")
 
+// Defaults of Config.
+const (
+	defaultMaxBody = 1 << 20
+	defaultMaxN    = 8
+)
+
 // New makes the API. It asks nobody anything.
 func New(c Config) (*Server, error) {
 	if c.Queue == nil || c.Results == nil || c.Registry == nil || c.Access == nil {
 		return nil, errors.New("producer: Queue, Results, Registry and Access are required")
 	}
-	c.MaxBody = cmp.Or(c.MaxBody, 1<<20)
-	c.MaxN = cmp.Or(c.MaxN, 8)
+	c.MaxBody = cmp.Or(c.MaxBody, defaultMaxBody)
+	c.MaxN = cmp.Or(c.MaxN, defaultMaxN)
 	c.TenantWaiting = cmp.Or(c.TenantWaiting, 512)
 	c.Wait = cmp.Or(c.Wait, 590*time.Second)
 	c.KeepAlive = cmp.Or(c.KeepAlive, 15*time.Second)

@@ -121,13 +121,16 @@ func (t *trip) route() {
 // name gives the job its ID. A seed that the client did not choose is drawn from it, so that every attempt, and every
 // repetition under one idempotency key, draws the same tokens.
 func (t *trip) name(id string) {
-	j := t.job
+	t.order.name(t.job, id)
+	t.w.Header().Set(headerJob, id)
+}
+
+func (o *order) name(j *queue.Job, id string) {
 	j.ID, j.Request.ID = id, id
-	if !t.order.seeded && !t.order.cacheable() {
+	if !o.seeded && !o.cacheable() {
 		sum := sha256.Sum256([]byte("seed:" + id))
 		j.Request.Sampling.Seed = binary.BigEndian.Uint64(sum[:])
 	}
-	t.w.Header().Set(headerJob, id)
 }
 
 // cache names the answer, unless the request must not meet the cache.
@@ -164,7 +167,11 @@ func (s *Server) resolve(name string) (registry.Model, error) {
 		}
 		return registry.Model{}, refuse(codeMissing, "model", "Missing required parameter: 'model'. There are several models here: GET /v1/models lists them.")
 	}
-	m, err := s.cfg.Registry.Resolve(name)
+	return resolve(s.cfg.Registry, name)
+}
+
+func resolve(r *registry.Registry, name string) (registry.Model, error) {
+	m, err := r.Resolve(name)
 	switch {
 	case errors.Is(err, registry.ErrNotReady):
 		return m, unavailable(codeAway, "The models are not loaded yet. Try again in a moment.")

@@ -112,9 +112,18 @@ func (q *Queue) windows(ctx context.Context) (out []WindowDepth, err error) {
 
 // PurgeBelow deletes a subject's messages with a sequence under seq.
 func (q *Queue) PurgeBelow(ctx context.Context, stream, subject string, seq uint64) error {
+	return q.purge(ctx, stream, subject, jetstream.WithPurgeSequence(seq))
+}
+
+// Purge deletes all messages of the subjects that match.
+func (q *Queue) Purge(ctx context.Context, stream, subject string) error {
+	return q.purge(ctx, stream, subject)
+}
+
+func (q *Queue) purge(ctx context.Context, stream, subject string, opts ...jetstream.StreamPurgeOpt) error {
 	s, err := q.js.Stream(ctx, stream)
 	if err == nil {
-		err = s.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(seq))
+		err = s.Purge(ctx, append(opts, jetstream.WithPurgeSubject(subject))...)
 	}
 	if err != nil {
 		return fmt.Errorf("queue: purge %s: %w", subject, away(err))

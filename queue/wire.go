@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -50,6 +51,12 @@ func EndSubject(tenant, batch string) string { return "results.end." + tenant + 
 
 // LinesSubject is a filter for the verdicts of a batch's lines.
 func LinesSubject(tenant, batch string) string { return "results.line." + tenant + "." + batch + ".*" }
+
+// LineOf is the number at the end of a line's result subject or job ID, 0 where there is none.
+func LineOf(name string) int {
+	n, _ := strconv.Atoi(name[strings.LastIndexAny(name, ".-")+1:])
+	return n
+}
 
 // HookSubject is an event on its way to one receiver.
 func HookSubject(tenant, delivery string) string { return "hook." + tenant + "." + delivery }

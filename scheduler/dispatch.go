@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,8 +34,11 @@ type dispatcher struct {
 	parked map[string][]*item
 	// charged is what jobs in the window were charged, until their end says what they cost.
 	charged map[string]float64
-	rate    float64 // jobs a second, a moving mean
-	ends    int     // since the last tick
+	// refused lines have answers that could not be committed yet.
+	refused []*item
+	batches *batchRoad // nil where there are none
+	rate    float64    // jobs a second, a moving mean
+	ends    int        // since the last tick
 }
 
 // tenants says what an operator has set.
@@ -56,8 +60,8 @@ type lane struct {
 	probed  time.Time
 }
 
-func newDispatcher(b string, q *queue.Queue, r *result.Store, f *queue.Fleet, t tenants, log zerolog.Logger) *dispatcher {
-	d := &dispatcher{b: b, q: q, results: r, fleet: f, tenants: t, log: log.With().Str("base", b).Logger(), lanes: map[queue.Lane]*lane{},
+func newDispatcher(b string, q *queue.Queue, r *result.Store, f *queue.Fleet, t tenants, br *batchRoad, log zerolog.Logger) *dispatcher {
+	d := &dispatcher{b: b, q: q, results: r, fleet: f, tenants: t, batches: br, log: log.With().Str("base", b).Logger(), lanes: map[queue.Lane]*lane{},
 		parked: map[string][]*item{}, charged: map[string]float64{}}
 	for _, l := range queue.Lanes {
 		d.lanes[l] = &lane{name: l, order: newOrder(), win: newWindow(), sources: map[string]*source{}, puller: q.Puller(l, b)}
@@ -106,6 +110,9 @@ func (d *dispatcher) run(ctx context.Context) error {
 		return err
 	}
 	defer h.stop()
+	news, forget := d.batches.listen()
+	defer forget()
+	defer d.closeBatches()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	d.look(ctx)
@@ -122,6 +129,8 @@ func (d *dispatcher) run(ctx context.Context) error {
 			d.wake(string(m.Data))
 		case m := <-h.done:
 			d.onDone(ctx, m)
+		case <-news:
+			d.step(ctx, d.lookBatches)
 		case <-tick.C:
 			d.look(ctx)
 		}
@@ -162,7 +171,7 @@ func (d *dispatcher) wake(subject string) {
 	ln := d.lanes[p.Lane]
 	s := ln.sources[p.Subject]
 	if s == nil {
-		s = newSource(p)
+		s = newBacklog(d.q, p, d.unreadable)
 		ln.sources[p.Subject] = s
 	}
 	s.more = true
@@ -206,6 +215,10 @@ type verdictCost struct {
 // onDone lets followers go on, and mends their tenant's account: a job's true cost is known now.
 func (d *dispatcher) onDone(ctx context.Context, m *nats.Msg) {
 	id := strings.TrimPrefix(m.Subject, queue.DoneSubject(""))
+	if strings.HasPrefix(id, "batch_") {
+		d.onLines(ctx, id, m)
+		return
+	}
 	if charged, ok := d.charged[id]; ok {
 		delete(d.charged, id)
 		var v verdictCost
@@ -213,8 +226,13 @@ func (d *dispatcher) onDone(ctx context.Context, m *nats.Msg) {
 			d.lanes[v.Lane].order.correct(v.Tenant, v.cost()-charged, d.tenants.Weight(v.Tenant))
 		}
 	}
-	if its := d.parked[id]; len(its) > 0 {
-		delete(d.parked, id)
+	d.unpark(ctx, id)
+}
+
+// unpark lets a leader's followers go on.
+func (d *dispatcher) unpark(ctx context.Context, leader string) {
+	if its := d.parked[leader]; len(its) > 0 {
+		delete(d.parked, leader)
 		d.join(ctx, its)
 	}
 }
@@ -232,10 +250,8 @@ func (v *verdictCost) cost() float64 {
 func (d *dispatcher) look(ctx context.Context) {
 	d.rate += (float64(d.ends) - d.rate) / 4
 	d.ends = 0
-	for _, step := range []func(context.Context) error{d.lookBacklog, d.lookWindows, d.purge, d.expire, d.rejoin} {
-		if err := step(ctx); err != nil && ctx.Err() == nil {
-			d.log.Warn().Err(err).Msg("look failed")
-		}
+	for _, step := range []func(context.Context) error{d.lookBacklog, d.lookBatches, d.lookWindows, d.lookSources, d.expire, d.rejoin, d.refuse} {
+		d.step(ctx, step)
 	}
 	if len(d.charged) > 8*maxWindow { // hints of their ends were lost
 		clear(d.charged)
@@ -243,6 +259,12 @@ func (d *dispatcher) look(ctx context.Context) {
 	for _, ln := range d.lanes {
 		ln.win.size(d.fleet.Slots(d.b), d.rate)
 		ln.order.forget()
+	}
+}
+
+func (d *dispatcher) step(ctx context.Context, step func(context.Context) error) {
+	if err := step(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn().Err(err).Msg("look failed")
 	}
 }
 
@@ -296,10 +318,10 @@ func (ln *lane) rewind() {
 	}
 }
 
-func (d *dispatcher) purge(ctx context.Context) error {
+func (d *dispatcher) lookSources(ctx context.Context) error {
 	for _, ln := range d.lanes {
 		for _, s := range ln.sources {
-			if err := s.purge(ctx, d.q); err != nil {
+			if err := s.from.look(ctx, s); err != nil {
 				return err
 			}
 		}
@@ -353,13 +375,34 @@ func (d *dispatcher) end(ctx context.Context, its []*item, verdict func(*item) *
 	}
 	stood, err := d.results.Settle(ctx, vs...)
 	for i, it := range its {
-		if stood[i] == nil {
-			d.lanes[it.job.Lane].order.add(it)
-			continue
+		switch {
+		case stood[i] != nil:
+			it.src.close(it.seq)
+		case it.refused != nil:
+			d.refused = append(d.refused, it)
+		default:
+			d.candidate(it)
 		}
-		it.src.close(it.seq)
 	}
 	return err
+}
+
+// candidate hands a job to the order, unless its source is gone.
+func (d *dispatcher) candidate(it *item) {
+	if !it.src.gone {
+		d.lanes[it.job.Lane].order.add(it)
+	}
+}
+
+// refuse answers lines that can't be run.
+func (d *dispatcher) refuse(ctx context.Context) error {
+	its := slices.DeleteFunc(d.refused, func(it *item) bool { return it.src.gone })
+	d.refused = nil
+	return d.end(ctx, its, func(it *item) *result.Verdict {
+		v := result.For(&it.job, queue.Failed, time.Now().UnixMilli())
+		v.Error = it.refused
+		return v
+	})
 }
 
 // rejoin asks again for followers whose leader's end was not heard.
@@ -374,6 +417,10 @@ func (d *dispatcher) rejoin(ctx context.Context) error {
 
 // join sorts cacheable jobs: answered, following, or to be fed.
 func (d *dispatcher) join(ctx context.Context, its []*item) {
+	its = slices.DeleteFunc(its, func(it *item) bool { return it.src.gone })
+	if len(its) == 0 {
+		return
+	}
 	jobs := make([]*queue.Job, len(its))
 	for i, it := range its {
 		jobs[i] = &it.job
@@ -391,9 +438,10 @@ func (d *dispatcher) join(ctx context.Context, its []*item) {
 		case j.Hit != nil:
 			hits, answers[it] = append(hits, it), j.Hit
 		case j.Leader != "":
+			it.leader = j.Leader
 			d.parked[j.Leader] = append(d.parked[j.Leader], it)
 		default:
-			d.lanes[it.job.Lane].order.add(it)
+			d.candidate(it)
 		}
 	}
 	if err := d.end(ctx, hits, func(it *item) *result.Verdict { return cachedVerdict(it, answers[it]) }); err != nil {
@@ -403,7 +451,7 @@ func (d *dispatcher) join(ctx context.Context, its []*item) {
 
 func cachedVerdict(it *item, c *engine.Completion) *result.Verdict {
 	v := result.For(&it.job, queue.Succeeded, time.Now().UnixMilli())
-	v.Completion, v.Cached = c, true
+	v.Completion, v.Cached, v.Leader = c, true, it.leader
 	return v
 }
 
@@ -423,27 +471,37 @@ func (d *dispatcher) feedAll(ctx context.Context) error {
 
 // readAhead tops up the candidates of each source that has run low.
 func (d *dispatcher) readAhead(ctx context.Context, ln *lane) error {
-	var cacheable []*item
 	for _, name := range sorted(ln.sources) {
-		s := ln.sources[name]
-		for s.more && ln.order.of(s.Tenant) < readAhead/2 && s.jobs < 16*readAhead {
-			its, err := s.read(ctx, d.q, readAhead, d.unreadable)
-			if err != nil {
-				return err
+		for s := ln.sources[name]; s.thirsty(); {
+			its, err := s.read(ctx, readAhead)
+			if err != nil { // the others go on; the next look tries again
+				d.log.Warn().Err(err).Str("source", name).Msg("source is not read for now")
+				s.more = false
+				break
 			}
-			for _, it := range its {
-				if it.job.CacheKey != "" {
-					cacheable = append(cacheable, it)
-					continue
-				}
-				ln.order.add(it)
+			if err := d.sort(ctx, ln, its); err != nil {
+				return err
 			}
 		}
 	}
-	if len(cacheable) > 0 {
-		d.join(ctx, cacheable)
-	}
 	return nil
+}
+
+// sort says what becomes of jobs that were read.
+func (d *dispatcher) sort(ctx context.Context, ln *lane, its []*item) error {
+	var cacheable []*item
+	for _, it := range its {
+		switch {
+		case it.refused != nil:
+			d.refused = append(d.refused, it)
+		case it.job.CacheKey != "":
+			cacheable = append(cacheable, it)
+		default:
+			ln.order.add(it)
+		}
+	}
+	d.join(ctx, cacheable)
+	return d.refuse(ctx)
 }
 
 func (d *dispatcher) unreadable(m queue.Stored, err error) {
@@ -520,6 +578,9 @@ func (d *dispatcher) put(ctx context.Context, ln *lane, picks [][]*item) error {
 	for _, its := range picks {
 		jobs := make([][]byte, len(its))
 		for i, it := range its {
+			if it.data == nil { // a line's, which is not stored
+				it.data = it.job.Encode()
+			}
 			jobs[i] = it.data
 		}
 		for _, p := range queue.Pack(jobs, 0) {
@@ -531,7 +592,7 @@ func (d *dispatcher) put(ctx context.Context, ln *lane, picks [][]*item) error {
 	for i, err := range errs {
 		for _, it := range of[i] {
 			if err != nil {
-				ln.order.add(it)
+				d.candidate(it)
 				continue
 			}
 			it.src.close(it.seq)

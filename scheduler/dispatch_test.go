@@ -47,7 +47,7 @@ func (y *yard) dispatch() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	fleet, err := queue.WatchFleet(ctx, y.q.Conn())
 	ok(y.t, err)
-	d := newDispatcher(testBase, y.q, y.s, fleet, settings{}, zerolog.Nop())
+	d := newDispatcher(testBase, y.q, y.s, fleet, settings{}, nil, zerolog.Nop())
 	done := make(chan error, 1)
 	go func() { done <- d.run(ctx) }()
 	var once sync.Once

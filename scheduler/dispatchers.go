@@ -55,7 +55,7 @@ func (s *Scheduler) dispatch(ctx context.Context) error {
 
 func (s *Scheduler) dispatchBase(ctx context.Context, b string) {
 	s.cfg.Log.Info().Str("base", b).Msg("dispatching")
-	d := newDispatcher(b, s.cfg.Queue, s.cfg.Results, s.fleet, s.tenants(), s.cfg.Log)
+	d := newDispatcher(b, s.cfg.Queue, s.cfg.Results, s.fleet, s.tenants(), s.batches, s.cfg.Log)
 	if err := d.run(ctx); err != nil && ctx.Err() == nil {
 		s.cfg.Log.Error().Err(err).Str("base", b).Msg("dispatcher ended")
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"lorry/engine"
 	"lorry/queue"
 )
 
@@ -12,8 +13,8 @@ import (
 //
 // Between tenants it is start-time fair queuing (Goyal, Vin, Cheng: SIGCOMM 1996): each pick advances the tenant's
 // start tag by its cost in tokens over the tenant's weight, and the smallest tag goes next; a tenant that comes back
-// from nothing starts at the virtual time, so that nobody saves up and nobody pays twice. Within a tenant the earliest
-// deadline goes first, in runs of one adapter, since a decode call serves one adapter.
+// from nothing starts at the virtual time, so that nobody saves up and nobody pays twice. Within a tenant the higher
+// priority goes first, then the earliest deadline, in runs of one adapter, since a decode call serves one adapter.
 type order struct {
 	vtime float64
 	flows map[string]*flow
@@ -31,11 +32,15 @@ type flow struct {
 
 // item is one job that may be fed: a head of its source.
 type item struct {
-	job  queue.Job
-	data []byte // the job as it is stored, and goes on
-	src  *source
-	seq  uint64 // in the source's stream
-	cost float64
+	job    queue.Job
+	data   []byte // the job as it is stored, and goes on
+	src    *source
+	seq    uint64 // in the source's stream, or the line in its file
+	turn   int    // among jobs of one source that were read together
+	cost   float64
+	leader string // that it followed last
+	// refused lines are answered with this and never fed.
+	refused *engine.Error
 }
 
 const (
@@ -64,6 +69,7 @@ func cost(j *queue.Job) float64 {
 // add makes a job a candidate.
 func (o *order) add(it *item) {
 	it.cost = cost(&it.job)
+	it.src.heads++
 	f := o.flows[it.job.Tenant]
 	if f == nil {
 		f = &flow{tenant: it.job.Tenant, start: o.vtime}
@@ -76,12 +82,14 @@ func (o *order) add(it *item) {
 	f.jobs = slices.Insert(f.jobs, i, it)
 }
 
-// rank is earliest deadline first, then the order of acceptance.
+// rank is highest priority first, then earliest deadline, then the order of acceptance.
 func rank(a, b *item) int {
-	return cmp.Or(cmp.Compare(due(a), due(b)), cmp.Compare(a.job.Created, b.job.Created), cmp.Compare(a.seq, b.seq), cmp.Compare(a.job.ID, b.job.ID))
+	return cmp.Or(cmp.Compare(b.src.prio, a.src.prio), cmp.Compare(due(a), due(b)), cmp.Compare(a.job.Created, b.job.Created),
+		cmp.Compare(a.turn, b.turn), cmp.Compare(a.seq, b.seq), cmp.Compare(a.job.ID, b.job.ID))
 }
 
-func due(it *item) int64 { return cmp.Or(it.job.Deadline, 1<<62) }
+// due is the deadline by which a job is ordered, in unix milliseconds.
+func due(it *item) int64 { return cmp.Or(it.src.due, it.job.Deadline, 1<<62) }
 
 // pick takes up to k jobs of one tenant and adapter. paused tenants are passed over, weight says how much each may
 // have. None means that there is nothing to feed.
@@ -103,6 +111,7 @@ func (o *order) pick(now time.Time, k int, weight func(tenant string) float64, p
 	}
 	clear(f.jobs[len(rest):])
 	f.jobs = rest
+	behead(out)
 	o.charge(f, sum/max(weight(f.tenant), 1e-6))
 	o.took(adapter, len(out))
 	return out
@@ -123,7 +132,7 @@ func (o *order) nextFlow(paused func(string) bool) (best *flow) {
 // adapter goes on with the turn where the tenant has jobs for it, unless a deadline is near.
 func (o *order) adapter(f *flow, now time.Time) string {
 	first := f.jobs[0].job.Request.Model.Adapter
-	if d := f.jobs[0].job.Deadline; d != 0 && time.UnixMilli(d).Sub(now) < urgent {
+	if time.UnixMilli(due(f.jobs[0])).Sub(now) < urgent {
 		return first
 	}
 	if o.turnLen >= turnLimit {
@@ -158,7 +167,30 @@ func (o *order) correct(tenant string, delta, weight float64) {
 	}
 }
 
-// expired takes out the jobs whose deadline is past. They rank first in their flow.
+// behead counts items out of their sources' candidates.
+func behead(its []*item) {
+	for _, it := range its {
+		it.src.heads--
+	}
+}
+
+// drop takes a source's jobs out.
+func (o *order) drop(s *source) {
+	if f := o.flows[s.tenant]; f != nil {
+		f.jobs = slices.DeleteFunc(f.jobs, func(it *item) bool { return it.src == s })
+	}
+	s.heads = 0
+}
+
+// rerank puts a tenant's jobs in order again: a source's deadline or priority has changed.
+func (o *order) rerank(tenant string) {
+	if f := o.flows[tenant]; f != nil {
+		slices.SortFunc(f.jobs, rank)
+	}
+}
+
+// expired takes out the jobs whose deadline is past and that rank first in their flow. (Behind a higher priority they wait
+// for their turn, and meet their end there.)
 func (o *order) expired(now time.Time) (out []*item) {
 	for _, f := range o.flows {
 		n := 0
@@ -168,15 +200,8 @@ func (o *order) expired(now time.Time) (out []*item) {
 		out = append(out, f.jobs[:n]...)
 		f.jobs = slices.Delete(f.jobs, 0, n)
 	}
+	behead(out)
 	return out
-}
-
-// of counts a tenant's candidates.
-func (o *order) of(tenant string) int {
-	if f := o.flows[tenant]; f != nil {
-		return len(f.jobs)
-	}
-	return 0
 }
 
 // waiting counts the candidates.

@@ -18,7 +18,7 @@ func candidate(tenant, id string, mods ...func(*queue.Job)) *item {
 	for _, m := range mods {
 		m(&j)
 	}
-	return &item{job: j, src: newSource(queue.Place{Stream: queue.StreamBacklog, Tenant: tenant})}
+	return &item{job: j, src: newSource(tenant, nil)}
 }
 
 func deadline(d time.Duration) func(*queue.Job) {

@@ -18,6 +18,7 @@ import (
 
 	"lorry/access"
 	"lorry/batch"
+	"lorry/engine"
 	"lorry/queue"
 	"lorry/result"
 	"lorry/webhook"
@@ -38,6 +39,9 @@ type Config struct {
 	SweepEvery time.Duration
 	// Files are swept of those that expired. Nil: none are.
 	Files *batch.Files
+	// Batches are validated, fed and closed, in the words of Lines. Nil: there are none.
+	Batches *batch.Batches
+	Lines   Lines
 	// Access says what operators have set for tenants. Nil: all are equal.
 	Access *access.Store
 	// Instance names this process's leases: one that starts again under the same name takes them over at once. It must
@@ -48,8 +52,17 @@ type Config struct {
 
 // Scheduler is the role.
 type Scheduler struct {
-	cfg   Config
-	fleet *queue.Fleet
+	cfg     Config
+	fleet   *queue.Fleet
+	batches *batchRoad
+}
+
+// Lines reads what stands in batches' lines, as the API reads requests.
+type Lines interface {
+	// Resolve says what a model's name stands for (batch.Resolve).
+	Resolve(ctx context.Context, model string) (engine.Model, error)
+	// Read fills in the request of a line, whose job is named already. Its error is the line's answer.
+	Read(j *queue.Job, body []byte) *engine.Error
 }
 
 // New makes a Scheduler. It asks nobody anything.
@@ -58,7 +71,14 @@ func New(c Config) (*Scheduler, error) {
 		host, _ := os.Hostname()
 		c.Instance = cmp.Or(host, "scheduler") + queue.NewID("-")
 	}
-	return &Scheduler{cfg: c}, nil
+	s := &Scheduler{cfg: c}
+	if c.Batches != nil {
+		if c.Lines == nil {
+			return nil, errors.New("scheduler: Batches need Lines")
+		}
+		s.batches = newBatchRoad(c.Batches, c.Lines)
+	}
+	return s, nil
 }
 
 // Run schedules until ctx ends. Several may run: what must be done by one is guarded by leases, the rest is without
@@ -68,6 +88,9 @@ func (s *Scheduler) Run(ctx context.Context) (err error) {
 		return err
 	}
 	parts := []func(context.Context) error{s.guardEpoch, s.dispatch, s.gauge}
+	if s.batches != nil {
+		parts = append(parts, s.keepBatches)
+	}
 	if s.cfg.Redis != nil {
 		parts = append(parts, s.webhooks)
 	}

@@ -11,44 +11,54 @@ import (
 // that a newcomer's are never far.
 const readAhead = 256
 
-// source is one place of BACKLOG or LATER: a cursor over one tenant's jobs in one lane.
+// source is where one tenant's jobs of a lane come from, in order: a subject of BACKLOG or LATER, or a batch's file.
 type source struct {
-	queue.Place
-
-	next uint64 // sequence to read from
-	more bool   // there may be more to read
-	// open are the sequences read with jobs that are neither in JOBS nor ended, and how many: nothing from the lowest of
-	// them on is purged.
-	open   map[uint64]int
-	jobs   int    // of all of open
-	top    uint64 // highest sequence read
-	purged uint64 // all below is gone
+	tenant string
+	from   feeder
+	more   bool // there may be more to read
+	// open counts the jobs read that are neither in JOBS nor ended, by their place in the source; jobs is all of them.
+	open map[uint64]int
+	jobs int
+	// heads counts those among them that are the order's candidates.
+	heads int
+	// due and prio are the deadline (unix ms) and priority of all its jobs, where they are not the jobs' own.
+	due  int64
+	prio int
+	// gone sources are fed no more: what is left of their jobs is dropped where it turns up.
+	gone bool
 }
 
-func newSource(p queue.Place) *source {
-	return &source{Place: p, next: 1, more: true, open: map[uint64]int{}}
+// feeder reads a source.
+type feeder interface {
+	// read takes the next jobs, up to n, and says whether there may be more behind them.
+	read(ctx context.Context, s *source, n int) (its []*item, more bool, err error)
+	// look lets go of what is not needed any more.
+	look(ctx context.Context, s *source) error
+	// rewind begins anew: JOBS has lost what it was fed.
+	rewind()
 }
 
-// read fetches the jobs behind the cursor, of up to n messages. One that can't be read is skipped, and so purged in time.
-func (s *source) read(ctx context.Context, q *queue.Queue, n int, unreadable func(queue.Stored, error)) (out []*item, err error) {
-	var ms []queue.Stored
-	if ms, s.more, err = q.Read(ctx, s.Stream, s.Subject, s.next, n); err != nil {
-		return nil, err
+func newSource(tenant string, from feeder) *source {
+	return &source{tenant: tenant, from: from, more: true, open: map[uint64]int{}}
+}
+
+// read fetches the jobs behind the cursor, up to n.
+func (s *source) read(ctx context.Context, n int) (its []*item, err error) {
+	its, s.more, err = s.from.read(ctx, s, n)
+	if err != nil {
+		s.more = true
 	}
-	for _, m := range ms {
-		s.next, s.top = m.Seq+1, max(s.top, m.Seq)
-		for data := range queue.Bundled(m.Data) {
-			j, err := queue.DecodeJob(data)
-			if err != nil {
-				unreadable(m, err)
-				continue
-			}
-			s.open[m.Seq]++
-			s.jobs++
-			out = append(out, &item{job: j, data: data, src: s, seq: m.Seq})
-		}
+	for _, it := range its {
+		it.src = s
+		s.open[it.seq]++
+		s.jobs++
 	}
-	return out, nil
+	return its, err
+}
+
+// thirsty says whether more of it may become candidates.
+func (s *source) thirsty() bool {
+	return s.more && s.heads < readAhead/2 && s.jobs < 16*readAhead
 }
 
 // close says that a job of the source is in JOBS, or has ended.
@@ -62,34 +72,72 @@ func (s *source) close(seq uint64) {
 	}
 }
 
+// rewind reads the source again from what is still needed.
+func (s *source) rewind() {
+	s.more, s.heads, s.jobs = true, 0, 0
+	clear(s.open)
+	s.from.rewind()
+}
+
+// backlog is one place of BACKLOG or LATER: a cursor over one tenant's jobs in one lane.
+type backlog struct {
+	queue.Place
+	q *queue.Queue
+	// unreadable is told of what can't be read. It is passed over, and so purged in time.
+	unreadable func(queue.Stored, error)
+
+	next   uint64 // sequence to read from
+	top    uint64 // highest sequence read
+	purged uint64 // all below is gone
+}
+
+func newBacklog(q *queue.Queue, p queue.Place, unreadable func(queue.Stored, error)) *source {
+	return newSource(p.Tenant, &backlog{Place: p, q: q, unreadable: unreadable, next: 1})
+}
+
+// read takes the jobs of up to n messages.
+func (b *backlog) read(ctx context.Context, _ *source, n int) (its []*item, more bool, err error) {
+	ms, more, err := b.q.Read(ctx, b.Stream, b.Subject, b.next, n)
+	if err != nil {
+		return nil, true, err
+	}
+	for _, m := range ms {
+		b.next, b.top = m.Seq+1, max(b.top, m.Seq)
+		for data := range queue.Bundled(m.Data) {
+			j, err := queue.DecodeJob(data)
+			if err != nil {
+				b.unreadable(m, err)
+				continue
+			}
+			its = append(its, &item{job: j, data: data, seq: m.Seq})
+		}
+	}
+	return its, more, nil
+}
+
 // low is the sequence below which nothing is needed.
-func (s *source) low() uint64 {
-	low := s.top + 1
+func (b *backlog) low(s *source) uint64 {
+	low := b.top + 1
 	for seq := range s.open {
 		low = min(low, seq)
 	}
 	return low
 }
 
-// purge deletes what is not needed any more, if the cursor has moved.
-func (s *source) purge(ctx context.Context, q *queue.Queue) error {
-	low := s.low()
-	if low <= s.purged || low == 1 {
+// look deletes what is not needed, if the cursor has moved.
+func (b *backlog) look(ctx context.Context, s *source) error {
+	low := b.low(s)
+	if low <= b.purged || low == 1 {
 		return nil
 	}
-	if err := q.PurgeBelow(ctx, s.Stream, s.Subject, low); err != nil {
+	if err := b.q.PurgeBelow(ctx, b.Stream, b.Subject, low); err != nil {
 		return err
 	}
-	s.purged = low
+	b.purged = low
 	return nil
 }
 
-// rewind reads the source again from what was not purged: JOBS has lost what it was fed.
-func (s *source) rewind() {
-	s.next, s.more, s.top = max(1, s.purged), true, 0
-	s.jobs = 0
-	clear(s.open)
-}
+func (b *backlog) rewind() { b.next, b.top = max(1, b.purged), 0 }
 
 // sorted are a map's keys in order, for decisions that must not depend on chance.
 func sorted[V any](m map[string]V) []string {

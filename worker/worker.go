@@ -178,12 +178,12 @@ func (w *Worker) emptyWithin(d time.Duration) bool {
 	}
 }
 
-// onCancel looks at a claim again when a hint says that its job was cancelled.
+// onCancel looks at claims again when a hint says that their job, or their batch, was cancelled.
 func (w *Worker) onCancel(m *nats.Msg) {
 	id := m.Subject[len(queue.CancelSubject("")):]
 	var rs []*run
 	for _, r := range w.runs() {
-		if r.held.Job.ID == id {
+		if r.held.Job.ID == id || r.held.Job.Batch == id {
 			rs = append(rs, r)
 		}
 	}
