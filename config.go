@@ -38,12 +38,16 @@ type Config struct {
 
 	Engine    string `yaml:"engine" env:"ENGINE" for:"up worker" doc:"llama (llama.cpp in a child process), echo (answers at once), or the URL of an OpenAI-compatible server"`
 	EngineKey string `yaml:"engine_key" env:"ENGINE_KEY" for:"up worker" secret:"true" doc:"bearer key for an engine that is a URL"`
-	ModelFile string `yaml:"model_file" env:"MODEL_FILE" for:"up worker model" doc:"GGUF file that llama serves; empty: the demo's model of the runtime folder"`
-	ModelName string `yaml:"model_name" env:"MODEL_NAME" for:"up worker model" doc:"name under which clients ask for it; empty: smollm2, or the file's own; before a URL: the names to serve of those it has, by commas"`
+	ModelFile string `yaml:"model_file" env:"MODEL_FILE" for:"up worker model tool" doc:"GGUF file that llama serves; empty: the demo's model of the runtime folder"`
+	ModelName string `yaml:"model_name" env:"MODEL_NAME" for:"up worker model tool" doc:"name under which clients ask for it; empty: smollm2, or the file's own; before a URL: the names to serve of those it has, by commas"`
+	Device    string `yaml:"device" env:"DEVICE" for:"up worker tool" doc:"what llama computes on: cpu, gpu, a kind (cuda) or a name (cuda:1); one that is not there is an error; empty: a GPU where there is one"`
 	Slots     int    `yaml:"slots" env:"SLOTS" for:"up worker" doc:"sequences that run at the same moment; 0: the engine's choice"`
-	Threads   int    `yaml:"threads" env:"THREADS" for:"up worker" doc:"CPU threads of llama; 0: what the machine allows, but for one, shared between the workers"`
+	Threads   int    `yaml:"threads" env:"THREADS" for:"up worker tool" doc:"CPU threads of llama; 0: what the machine allows, but for one, shared between the workers"`
 	Context   int    `yaml:"context" env:"CONTEXT" for:"up worker" doc:"longest prompt and answer together, in tokens; 0: the model's own, within the engine's bound"`
-	Runtime   string `yaml:"runtime" env:"RUNTIME" for:"up worker model" doc:"folder of llama.cpp's libraries, the demo's weights and Valkey; empty: runtime/ beside the program"`
+	Rows      int    `yaml:"rows" env:"ROWS" for:"up worker" doc:"most tokens that llama computes in one call; 0: 63 on a CPU (more change the last bits of an answer with its neighbours), 512 on a GPU"`
+	KVType    string `yaml:"kv_type" env:"KV_TYPE" for:"up worker" doc:"numbers of llama's KV cache: f16, or q8_0 in half the memory; empty: f16"`
+	Flash     bool   `yaml:"flash_attention" env:"FLASH_ATTENTION" for:"up worker" doc:"compute llama's attention the short way"`
+	Runtime   string `yaml:"runtime" env:"RUNTIME" for:"up worker model tool" doc:"folder of llama.cpp's libraries, the demo's weights and Valkey; empty: runtime/ beside the program"`
 
 	NATS     string `yaml:"nats" env:"NATS" for:"up producer worker scheduler dashboard key webhook" secret:"url" doc:"NATS servers (nats://, tls://; several by commas); empty: the embedded one of this data folder"`
 	NATSCred string `yaml:"nats_creds" env:"NATS_CREDS" for:"up producer worker scheduler dashboard key webhook" doc:"NATS credentials file"`
@@ -91,7 +95,7 @@ func defaults() Config {
 	return Config{
 		Data: filepath.Join(dataHome(), "lorry"), Listen: "127.0.0.1:8080", Workers: 1, Engine: "llama",
 		Replicas: 1, Sync: "always", MaxBody: 1 << 20, Grace: 30 * time.Second,
-		LogLevel: "info", LogFormat: "auto", Metrics: true,
+		LogLevel: "info", LogFormat: "auto", Metrics: true, Flash: true,
 	}
 }
 
@@ -391,8 +395,12 @@ func (c *Config) check() error {
 		return fmt.Errorf("workers: %d is not within 0 to 64", c.Workers)
 	case c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5:
 		return fmt.Errorf("replicas: %d is none of 1, 3 and 5", c.Replicas)
-	case c.Slots < 0 || c.Threads < 0 || c.Context < 0 || c.TenantWaiting < 0:
-		return errors.New("slots, threads, context and tenant_waiting can't be negative")
+	case c.Slots < 0 || c.Threads < 0 || c.Context < 0 || c.Rows < 0 || c.TenantWaiting < 0:
+		return errors.New("slots, threads, context, rows and tenant_waiting can't be negative")
+	case !slices.Contains([]string{"", "f16", "q8_0"}, c.KVType):
+		return fmt.Errorf("kv_type: %q is none of f16 and q8_0", c.KVType)
+	case c.KVType == "q8_0" && !c.Flash:
+		return errors.New("kv_type: q8_0 needs flash_attention")
 	case c.Grace < 0 || c.CacheTTL < 0 || c.ResultTTL < 0 || c.EchoDelay < 0:
 		return errors.New("grace, cache_ttl, result_ttl and echo_delay can't be negative")
 	case (c.NATSCert == "") != (c.NATSKey == "") || (c.RedisCert == "") != (c.RedisKey == ""):
@@ -469,13 +477,13 @@ func exeDir() string {
 	return filepath.Dir(exe)
 }
 
-// threads is what one worker's engine gets: workers of one host share its cores, else each slows the other down a
-// hundredfold. 0 leaves it to the engine.
+// threads is what one worker's engine gets: workers of one host share the cores that it may use (GOMAXPROCS knows of
+// cgroups and affinity), else each slows the other down a hundredfold. 0 leaves it to the engine.
 func (c *Config) threads() int {
 	if c.Threads > 0 || c.Workers <= 1 {
 		return c.Threads
 	}
-	return max(1, (runtime.NumCPU()-1)/c.Workers)
+	return max(1, (runtime.GOMAXPROCS(0)-1)/c.Workers)
 }
 
 // Size is a number of bytes, written as 512KiB, 64MiB, 8GiB, or plain.

@@ -25,7 +25,7 @@ func settingsFile(t *testing.T, text string) string {
 func TestKnobNames(t *testing.T) {
 	d := defaults()
 	seen := map[string]bool{}
-	commands := map[string]bool{"up": true, "producer": true, "worker": true, "scheduler": true, "dashboard": true, "key": true, "webhook": true, "model": true, "client": true}
+	commands := map[string]bool{"up": true, "producer": true, "worker": true, "scheduler": true, "dashboard": true, "key": true, "webhook": true, "model": true, "tool": true, "client": true}
 	for _, k := range d.knobs() {
 		if env := d.envOf(k.field); envPrefix+env != k.env() {
 			t.Errorf("%s: the variable is LORRY_%s, want %s", k.name, env, k.env())
@@ -115,6 +115,8 @@ func TestSettingsRefused(t *testing.T) {
 		"listen":                {flags: map[string]string{"listen": "8080"}, want: "is no HOST:PORT"},
 		"replicas":              {flags: map[string]string{"replicas": "2"}, want: "none of 1, 3 and 5"},
 		"negative":              {flags: map[string]string{"slots": "-1"}, want: "can't be negative"},
+		"KV type":               {flags: map[string]string{"kv_type": "q3"}, want: `kv_type: "q3" is none of f16 and q8_0`},
+		"KV the long way":       {flags: map[string]string{"kv_type": "q8_0", "flash_attention": "false"}, want: "q8_0 needs flash_attention"},
 		"half a certificate":    {env: []string{"LORRY_NATS_CERT=c.pem"}, want: "needs both its files"},
 		"blobs":                 {flags: map[string]string{"blobs": "s3"}, want: `blobs: "s3" is none of folder and jetstream`},
 		"log level":             {env: []string{"LORRY_LOG_LEVEL=loud"}, want: "log_level"},

@@ -90,11 +90,12 @@ func openLlama(ctx context.Context, c *Config, log logger) (*opened, error) {
 		return nil, err
 	}
 	args := []string{"--lib", lib, "--model", file, "--name", name, "--base", base, "--fd", strconv.Itoa(child.FD)}
-	for flag, n := range map[string]int{"--slots": c.Slots, "--threads": c.threads(), "--context": c.Context} {
+	for flag, n := range map[string]int{"--slots": c.Slots, "--threads": c.threads(), "--context": c.Context, "--rows": c.Rows} {
 		if n > 0 {
 			args = append(args, flag, strconv.Itoa(n))
 		}
 	}
+	args = append(args, "--device", c.Device, "--kv-type", c.KVType, fmt.Sprintf("--no-flash=%t", !c.Flash))
 	var crashes atomic.Int64
 	log.Info().Str("model", name).Str("file", file).Msg("loading")
 	e, err := child.Start(ctx, child.Config{Path: exe, Args: args, Log: log, OnCrash: func(x child.Crash) {

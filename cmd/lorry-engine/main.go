@@ -25,7 +25,7 @@ import (
 
 // Exit codes: 1 is a failure that stderr tells of, 2 a wrong command line (and what Go exits with after a crash).
 func main() {
-	err := run(os.Args[1:], os.Stdout, os.Stderr)
+	err := run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 	case errors.As(err, new(usageError)):
@@ -42,7 +42,15 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-func run(args []string, stdout, stderr io.Writer) error {
+// tools are commands that do one thing and end, beside the engine itself.
+var tools = map[string]func(args []string, stdin io.Reader, stdout, stderr io.Writer) error{
+	"quantize": quantize,
+}
+
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	if len(args) > 0 && tools[args[0]] != nil {
+		return tools[args[0]](args[1:], stdin, stdout, stderr)
+	}
 	c, fd, version, err := parse(args, stderr)
 	if err != nil {
 		return usageError{err}
@@ -75,14 +83,15 @@ func openLlama(c llama.Config) (engine.Engine, error) {
 func parse(args []string, stderr io.Writer) (c llama.Config, fd int, version bool, err error) {
 	f := flag.NewFlagSet("lorry-engine", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&c.Lib, "lib", "", "`folder` of llama.cpp's libraries")
-	f.StringVar(&c.File, "model", "", "GGUF `file`")
+	modelFlags(f, &c)
 	f.StringVar(&c.Model.Name, "name", "", "the model's `name`")
 	f.StringVar(&c.Model.Base, "base", "", "the file's `SHA-256` in hex (default: computed)")
 	f.StringVar(&c.Model.Settings, "settings", "", "`SHA-256` of the serving settings")
 	f.IntVar(&c.Slots, "slots", 0, "sequences at the same moment (default 8)")
 	f.IntVar(&c.Context, "context", 0, "tokens in the KV cache, for all sequences (default 8192)")
-	f.IntVar(&c.Threads, "threads", 0, "threads that compute (default: all cores but one)")
+	f.IntVar(&c.Rows, "rows", 0, "most tokens of one native call (default 63 on a CPU, 512 on a GPU)")
+	f.StringVar(&c.KVType, "kv-type", "", "`type` of the KV cache: f16 or q8_0 (default f16)")
+	f.BoolVar(&c.NoFlash, "no-flash", false, "no flash attention")
 	f.IntVar(&fd, "fd", child.FD, "`descriptor` of the pipe to lorry")
 	f.BoolVar(&version, "version", false, "print llama.cpp's version")
 	if err := f.Parse(args); err != nil || version {
@@ -100,8 +109,8 @@ func complete(f *flag.FlagSet, c llama.Config) error {
 		return errors.New("this is the engine's own process, which lorry starts by itself: run `lorry up`")
 	case c.Lib == "" || c.File == "" || c.Model.Name == "":
 		return errors.New("--lib, --model and --name must be given")
-	case c.Slots < 0 || c.Context < 0 || c.Threads < 0:
-		return errors.New("--slots, --context and --threads can't be negative")
+	case c.Slots < 0 || c.Context < 0 || c.Threads < 0 || c.Rows < 0:
+		return errors.New("--slots, --context, --threads and --rows can't be negative")
 	}
 	return nil
 }

@@ -44,6 +44,13 @@ type Config struct {
 	// Model is what the model is called. An empty Base is computed from the file (which reads all of it), an empty
 	// Template from the file's chat template.
 	Model engine.Model
+	// Device is what computes: cpu, gpu (any accelerator), a kind (cuda) or a name (cuda:1). Empty: an accelerator, or the
+	// CPU where there is none. One that is not there is an error.
+	Device string
+	// KVType is how the cache's numbers are kept: f16, or q8_0 in half the memory. Empty: f16.
+	KVType string
+	// NoFlash has attention computed the long way; a KVType but f16 needs the short one.
+	NoFlash bool
 	// Slots is how many sequences run at the same moment. 0: 8.
 	Slots int
 	// Context is the size of the KV cache in tokens, for all sequences together. Each may grow to the smaller of it and
@@ -95,9 +102,12 @@ func Open(c Config) (*Engine, error) {
 	}
 	library.log.begin(c.Log)
 	c.Threads = cmp.Or(c.Threads, defaultThreads())
-	name, accelerated := device(c.Threads)
-	c.setDefaults(accelerated)
-	m, err := openModel(c, accelerated)
+	dev, err := choose(c.Device, accelerators())
+	if err != nil {
+		return nil, err
+	}
+	c.setDefaults(dev.accelerated())
+	m, err := openModel(c, dev)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +118,7 @@ func Open(c Config) (*Engine, error) {
 		}
 	}
 	c.Model.Template = cmp.Or(c.Model.Template, textDigest(m.source))
-	return start(c, m, name), nil
+	return start(c, m, dev.describe(c.Threads)), nil
 }
 
 func (c *Config) setDefaults(accelerated bool) {

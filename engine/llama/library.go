@@ -107,30 +107,12 @@ func libraryVersion(dir string, files []string) string {
 	return versionInText.FindString(string(text))
 }
 
-// device says what computes, as "cpu (2 threads)" or "cuda0 NVIDIA H100", and whether it is an accelerator.
-func device(threads int) (name string, accelerated bool) {
-	for i := range llama.GGMLBackendDeviceCount() {
-		d := llama.GGMLBackendDeviceGet(i)
-		switch llama.GGMLBackendDevType(d) {
-		case llama.GGMLBackendDeviceTypeGPU, llama.GGMLBackendDeviceTypeIGPU:
-			return accelerator(llama.GGMLBackendDeviceName(d), llama.GGMLBackendDeviceDescription(d)), true
-		}
-	}
-	return fmt.Sprintf("cpu (%d threads)", threads), false
-}
-
-var numbered = regexp.MustCompile(`^(\D+)(\d+)$`)
-
-// accelerator is "cuda:0 NVIDIA H100" for CUDA0.
-func accelerator(name, description string) string {
-	return numbered.ReplaceAllString(strings.ToLower(name), "$1:$2") + " " + description
-}
-
 // nativeLog receives llama.cpp's log. It remembers the last errors, which say why a call failed.
 type nativeLog struct {
 	mu   sync.Mutex
 	to   zerolog.Logger
 	errs []string
+	tap  func(line string) // gets all lines; nil: nobody does
 }
 
 // Levels of ggml's log.
@@ -142,6 +124,7 @@ const (
 // receive is called by native code, maybe from its own threads.
 func (l *nativeLog) receive(level int32, text, _ uintptr) uintptr {
 	line := strings.TrimSpace(goString(text))
+	l.heard(line)
 	if level < ggmlWarn || level > ggmlError || line == "" {
 		return 0
 	}
@@ -154,6 +137,23 @@ func (l *nativeLog) receive(level int32, text, _ uintptr) uintptr {
 		l.to.Debug().Msg(line)
 	}
 	return 0
+}
+
+// heard hands a line to who listens to all of them.
+func (l *nativeLog) heard(line string) {
+	l.mu.Lock()
+	tap := l.tap
+	l.mu.Unlock()
+	if tap != nil {
+		tap(line)
+	}
+}
+
+// listen has all lines go to tap, until it is called with nil.
+func (l *nativeLog) listen(tap func(string)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tap = tap
 }
 
 // begin sends what follows to a logger and forgets the errors so far.

@@ -33,15 +33,18 @@ type model struct {
 
 // openModel loads a file and makes its context. A bad file is one clear error, as far as llama.cpp does not abort on
 // it: untrusted files belong in a process of their own.
-func openModel(c Config, accelerated bool) (*model, error) {
+func openModel(c Config, dev device) (*model, error) {
 	if err := checkFile(c.File); err != nil {
 		return nil, err
 	}
 	p := llama.ModelDefaultParams()
 	p.CheckTensors = 1 // damaged weights would load and compute NaN; costs a third of the load's time
 	p.NGpuLayers = 0
-	if accelerated {
-		p.NGpuLayers = 999
+	if dev.accelerated() {
+		p.NGpuLayers, p.MainGpu = 999, int32(dev.index)
+	}
+	if dev.accelerated() && c.Device != "" {
+		p.SplitMode = llama.SplitModeNone // the one that was asked for, alone
 	}
 	handle, err := llama.ModelLoadFromFile(c.File, p)
 	if err != nil {
@@ -49,7 +52,7 @@ func openModel(c Config, accelerated bool) (*model, error) {
 	}
 	m := &model{handle: handle, slots: c.Slots, rows: c.Rows}
 	if err = m.inspect(); err == nil {
-		err = m.makeContext(c)
+		err = m.makeContext(c, dev)
 	}
 	if err != nil {
 		m.free()
@@ -96,12 +99,22 @@ func (m *model) readTemplate() (err error) {
 }
 
 // makeContext sets every parameter that the engine relies on: defaults change between releases.
-func (m *model) makeContext(c Config) (err error) {
+func (m *model) makeContext(c Config, dev device) (err error) {
 	p := llama.ContextDefaultParams()
+	if p.TypeK, err = kvType(c); err != nil {
+		return err
+	}
+	p.TypeV = p.TypeK
 	p.NCtx, p.NSeqMax = uint32(c.Context), uint32(c.Slots+1) // the last is freeze's and thaw's
 	p.NBatch, p.NUbatch = uint32(c.Rows), uint32(c.Rows)
 	p.NThreads, p.NThreadsBatch = int32(c.Threads), int32(c.Threads)
 	p.FlashAttentionType = llama.FlashAttentionTypeEnabled
+	if c.NoFlash {
+		p.FlashAttentionType = llama.FlashAttentionTypeDisabled
+	}
+	if !dev.accelerated() {
+		p.Offload_kqv, p.OpOffload = 0, 0 // an accelerator that is not wanted
+	}
 	p.KVUnified = 1 // sequences share cells, and any of them may grow to the limit
 	p.SwaFull = 1   // sliding windows keep all cells, so that prefixes can be shared
 	p.NoPerf = 1
@@ -116,6 +129,20 @@ func (m *model) makeContext(c Config) (err error) {
 	m.rows = min(m.rows, int(llama.NBatch(m.ctx)))
 	m.batch = llama.BatchInit(int32(m.rows), 0, 1)
 	return nil
+}
+
+// kvTypes are what the cache's numbers may be kept as.
+var kvTypes = map[string]llama.GGMLType{"": llama.GGMLTypeF16, "f16": llama.GGMLTypeF16, "q8_0": llama.GGMLTypeQ8_0}
+
+func kvType(c Config) (llama.GGMLType, error) {
+	t, ok := kvTypes[c.KVType]
+	switch {
+	case !ok:
+		return t, fmt.Errorf("a KV cache of type %q is not known: take f16 or q8_0", c.KVType)
+	case c.NoFlash && t != llama.GGMLTypeF16:
+		return t, fmt.Errorf("a KV cache of type %s needs flash attention", c.KVType)
+	}
+	return t, nil
 }
 
 // limit is the longest prompt and answer together.
