@@ -75,7 +75,7 @@ func (s *stores) work(ctx context.Context, cfg *Config) error {
 		return fmt.Errorf("worker: open devices: %w", err)
 	}
 	defer devices.Close()
-	w, err := worker.New(ctx, worker.Config{Queue: s.queue, Results: s.results, Engine: eng, Slots: cfg.Slots, Grace: cfg.Grace,
+	w, err := worker.New(ctx, worker.Config{Queue: s.queue, Results: s.results, Engine: eng.Engine, Slots: cfg.Slots, Grace: cfg.Grace,
 		Devices: devices.Sample, Crashes: eng.crashes, Log: s.log})
 	if err != nil {
 		return fmt.Errorf("worker: %w", err)

@@ -125,7 +125,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer func() { _ = cancels.Unsubscribe() }()
 
 	var keep, pull sync.WaitGroup
-	for _, loop := range []func(context.Context){w.beat, w.holdLeases, w.settle, w.keepCheckpoints} {
+	peeks, err := w.cfg.Queue.Conn().Subscribe(queue.PeekSubject(w.cfg.Name), w.onPeek)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = peeks.Unsubscribe() }()
+
+	for _, loop := range []func(context.Context){w.beat, w.holdLeases, w.settle, w.keepCheckpoints, w.watchLoop} {
 		keep.Go(func() { loop(life) })
 	}
 	for _, b := range w.bases {

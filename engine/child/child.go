@@ -90,7 +90,10 @@ type Engine struct {
 	last    error         // why there is none
 }
 
-var _ engine.Engine = (*Engine)(nil)
+var (
+	_ engine.Engine       = (*Engine)(nil)
+	_ engine.Introspector = (*Engine)(nil)
+)
 
 var (
 	errClosed     = engine.Errorf(engine.Unavailable, "", "", "the engine is closed")
@@ -133,6 +136,18 @@ func (e *Engine) Info(ctx context.Context) (engine.Info, error) {
 		return engine.Info{}, engine.Errorf(engine.Internal, "", "", "the engine's process gave no info")
 	}
 	return *m.Info, nil
+}
+
+// Snapshot asks the child for its loop. It waits for a restart as Run does, and for the step under way.
+func (e *Engine) Snapshot(ctx context.Context) (engine.Snapshot, error) {
+	m, err := e.ask(ctx, "", func(string) *message { return &message{Kind: kindLook} }, listener{})
+	if err != nil {
+		return engine.Snapshot{}, err
+	}
+	if m.Look == nil {
+		return engine.Snapshot{}, engine.Errorf(engine.Internal, "", "", "the engine's process showed no loop")
+	}
+	return *m.Look, nil
 }
 
 // Run has the child answer the request. While the child is down it waits for Config.Wait, then fails as unavailable.

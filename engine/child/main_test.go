@@ -39,6 +39,9 @@ var roles = map[string]func() int{
 		return 127
 	},
 	"stuck": func() int { return serve(openNever) },
+	"plain": func() int {
+		return serve(func(engine.DecodeObserver) (engine.Engine, error) { return echo.New(echo.Config{}) })
+	},
 	"newer": func() int {
 		conn, _ := Conn(FD)
 		frame, _ := encode(&message{Kind: kindReady})
@@ -157,6 +160,17 @@ func openFragile(observe engine.DecodeObserver) (engine.Engine, error) {
 	delay, _ := time.ParseDuration(os.Getenv("LORRY_TEST_DELAY"))
 	e, err := echo.New(echo.Config{Context: 512, Slots: 16, Delay: delay})
 	return &fragile{Engine: e, observe: observe, decoding: map[string]bool{}}, err
+}
+
+// Snapshot shows who is decoding.
+func (f *fragile) Snapshot(context.Context) (engine.Snapshot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := engine.Snapshot{Slots: 16}
+	for _, id := range slices.Sorted(maps.Keys(f.decoding)) {
+		s.Running = append(s.Running, engine.Sequence{ID: id})
+	}
+	return s, nil
 }
 
 func (f *fragile) set(id string, on bool) {

@@ -118,6 +118,8 @@ func (s *server) handle(m *message) {
 		s.finish(m.N, leaving(m))
 	case kindInfo:
 		s.begin(m.N, func(ctx context.Context) { s.info(ctx, m.N) })
+	case kindLook:
+		s.begin(m.N, func(ctx context.Context) { s.look(ctx, m.N) })
 	}
 }
 
@@ -182,6 +184,23 @@ func (s *server) info(ctx context.Context, n uint64) {
 	}
 	s.answer(&message{Kind: kindInfo, N: n, Info: &info})
 }
+
+func (s *server) look(ctx context.Context, n uint64) {
+	e, ok := s.engine.(engine.Introspector)
+	if !ok {
+		s.fail(n, errNoLoop)
+		return
+	}
+	look, err := e.Snapshot(ctx)
+	if err != nil {
+		s.fail(n, err)
+		return
+	}
+	s.answer(&message{Kind: kindLook, N: n, Look: &look})
+}
+
+// errNoLoop is what an engine without a loop to show says.
+var errNoLoop error = engine.Errorf(engine.Invalid, engine.CodeUnsupported, "", "this engine has no loop to show")
 
 func (s *server) fail(n uint64, err error) {
 	s.send(&message{Kind: kindError, N: n, Error: engine.AsError(err)})

@@ -16,6 +16,7 @@ const (
 	kindRun    = "run"    // N, Request, Stream, Save: run it; chunk (if Stream) and saved (if Save), then done or error follow
 	kindCancel = "cancel" // N, HandOver: end it, if HandOver with a last saved; its error still follows
 	kindInfo   = "info"   // N: say what is served; info or error follows
+	kindLook   = "look"   // N: show the loop; look or error follows
 
 	// The child's.
 	kindReady    = "ready"    // Beats: the first message, the engine is open
@@ -41,6 +42,7 @@ type message struct {
 	Resume     *engine.Resume     `json:"resume,omitempty"`
 	Completion *engine.Completion `json:"completion,omitempty"`
 	Info       *engine.Info       `json:"info,omitempty"`
+	Look       *engine.Snapshot   `json:"look,omitempty"`
 	Error      *engine.Error      `json:"error,omitempty"`
 	IDs        []string           `json:"ids,omitempty"`
 	Beats      bool               `json:"beats,omitempty"` // the child sends beats; one of an older build does not

@@ -69,9 +69,11 @@ type loop struct {
 	ended    []ending    // in this step
 	fresh    []*run      // with chunks put out in this step
 	stats    Stats
+	gauge    gauge
 
 	mu       sync.Mutex
 	inbox    []*run
+	asks     []inquiry
 	closed   bool
 	snapshot Stats
 	wake     chan struct{}
@@ -175,6 +177,7 @@ func (l *loop) takeInbox() {
 	}
 	l.inbox = nil
 	l.publish()
+	l.answer()
 }
 
 // enqueue puts a new sequence behind those that are wanted no later. What has begun, and was preempted, stays before all.
@@ -200,6 +203,7 @@ func (l *loop) publish() {
 // step computes one token for every sequence that draws, and a piece of the prompts.
 func (l *loop) step() {
 	begun := time.Now()
+	l.gauge.begin()
 	l.dropCancelled()
 	l.admit()
 	l.provide()
@@ -212,6 +216,7 @@ func (l *loop) step() {
 	l.pace.note(len(rows), ready, took)
 	l.charge(rows, took)
 	l.settle()
+	l.gauge.end()
 	l.show()
 	l.embed(len(rows), ready)
 }
@@ -297,11 +302,15 @@ func (l *loop) vacate(s *sequence, keep bool) {
 // are computed without it.
 func (l *loop) decode(rows []row) {
 	l.tell(requests(rows))
+	l.gauge.lap(&l.gauge.step.Parts.Plan)
 	code := l.dev.decode(rows)
+	l.gauge.lap(&l.gauge.step.Parts.Compute)
 	l.stats.Steps++
 	if code == 0 {
 		l.stats.Rows += len(rows)
+		l.gauge.computed(rows)
 		l.harvest(rows)
+		l.gauge.lap(&l.gauge.step.Parts.Draw)
 		return
 	}
 	l.stats.Failed++
