@@ -66,16 +66,17 @@ func ready(ctx context.Context, at string) error {
 
 func (b *box) client() *client { return &client{urls: func() string { return b.run.HTTP }} }
 
-// flush empties Redis, as a failover to an empty replica or a slip of the hand does.
-func (b *box) flush(ctx context.Context) error {
+// redis is a client of the box's.
+func (b *box) redis(t *testing.T) *redis.Client {
+	t.Helper()
 	u, err := url.Parse(b.run.Redis)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
 	r := redis.NewClient(&redis.Options{Network: "unix", Addr: u.Path,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}})
-	defer r.Close()
-	return r.FlushAll(ctx).Err()
+	t.Cleanup(func() { _ = r.Close() })
+	return r
 }
 
 // TestFaults sends 200 jobs of mixed kinds through the real program on a real model, and half-way kills an engine, kills
@@ -111,7 +112,7 @@ func (c *crowd) faults(t *testing.T, b *box, second *process) {
 	c.at(t, 80)
 	second.kill()
 	c.at(t, 110)
-	if err := b.flush(t.Context()); err != nil {
+	if err := b.redis(t).FlushAll(t.Context()).Err(); err != nil { // as a failover to an empty replica does
 		t.Errorf("FLUSHALL: %v", err)
 	}
 }

@@ -9,8 +9,9 @@ import (
 	"lorry/result"
 )
 
-// keepEvery is between looks at what runs have told. Engines tell seldom (engine.SaveDue), so most looks find nothing.
-const keepEvery = time.Second
+// keepEvery is between looks at what runs have told. Engines tell seldom (engine.SaveDue), so most looks find nothing, and
+// what they find goes in one round trip.
+const keepEvery = 100 * time.Millisecond
 
 // from is how far the run has come in earlier turns, here or elsewhere; nil to start over. A run under suspicion starts
 // over: what it would go on from may be what ends the engine.
