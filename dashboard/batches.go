@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"lorry/access"
@@ -30,8 +31,10 @@ type batchView struct {
 	Scope scope
 	// Progress is known on a batch's own page, while it is not over.
 	Progress *batch.Progress
-	// Lines ended last; none once they are in the files alone.
+	// Lines are a page of those that have ended, in that order; none once they are in the files alone.
 	Lines []lineView
+	More  bool
+	Last  int // the next page's cursor
 }
 
 // Open says whether the batch can be cancelled.
@@ -142,9 +145,6 @@ func (d *Dashboard) batchList(ctx context.Context, sc scope) batchesView {
 	return v
 }
 
-// lastLines is how many ended lines a batch's page shows.
-const lastLines = 20
-
 // oneBatch reads all that a batch's page shows.
 func (d *Dashboard) oneBatch(ctx context.Context, sc scope) (v batchView, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askRedis)
@@ -159,25 +159,25 @@ func (d *Dashboard) oneBatch(ctx context.Context, sc scope) (v batchView, err er
 	p, err := d.cfg.Batches.Progress(ctx, sc.tenant, sc.batch)
 	if err == nil {
 		v.Progress = &p
-		v.Lines = d.lastOf(ctx, sc, v.Counts)
+		d.readLines(ctx, sc, &v)
 	}
 	return v, err
 }
 
-// lastOf are the lines that ended last. Without them the page has all the rest.
-func (d *Dashboard) lastOf(ctx context.Context, sc scope, c batch.Counts) (out []lineView) {
-	after := max(0, c.Completed+c.Failed-lastLines)
-	ls, _, err := d.cfg.Batches.Results(ctx, sc.tenant, sc.batch, after, lastLines)
+// readLines reads the page of ended lines that the address names. Without them the page has all the rest.
+func (d *Dashboard) readLines(ctx context.Context, sc scope, v *batchView) {
+	after, _ := strconv.Atoi(sc.after) // its shape is checked
+	ls, more, err := d.cfg.Batches.Results(ctx, sc.tenant, sc.batch, after, perPage)
 	if err != nil {
 		d.cfg.Log.Debug().Err(err).Str("batch", sc.batch).Msg("dashboard can't read a batch's lines")
-		return nil
+		return
 	}
+	v.More = more
 	for _, l := range ls {
-		v := lineView{Line: l.Line, Failed: l.Failed}
-		_ = json.Unmarshal(l.Raw, &v) // our own bytes
-		out = append(out, v)
+		line := lineView{Line: l.Line, Failed: l.Failed}
+		_ = json.Unmarshal(l.Raw, &line) // our own bytes
+		v.Lines, v.Last = append(v.Lines, line), l.Cursor
 	}
-	return out
 }
 
 type batchesData struct {

@@ -60,7 +60,7 @@ func TestBatchPages(t *testing.T) {
 		t.Errorf("the page has %q: nothing inline, nothing from elsewhere", m)
 	}
 	h.see("/dashboard/batches/"+theirs.ID, http.StatusNotFound)
-	for _, at := range []string{"/dashboard/batches/nonsense", "/dashboard/batches?after=job_1", "/dashboard/batches/batch_*", "/?page=batches", "/dashboard/events?page=nonsense"} {
+	for _, at := range []string{"/dashboard/batches/nonsense", "/dashboard/batches?after=job_1", "/dashboard/batches/batch_*", "/?page=batches", "/dashboard/events?page=nonsense", "/dashboard/batches/" + b.ID + "?after=x"} {
 		h.see(at, http.StatusBadRequest)
 	}
 }

@@ -37,7 +37,7 @@ var (
 )
 
 // pages are the lists beside the overview, by the shape of the IDs that they list.
-var pages = map[string]*regexp.Regexp{"": jobID, pageBatches: batchID, pageBatch: batchID, pageFiles: fileID}
+var pages = map[string]*regexp.Regexp{"": jobID, pageBatches: batchID, pageBatch: cursor, pageFiles: fileID}
 
 const (
 	pageBatches = "batches"
@@ -50,6 +50,7 @@ var (
 	jobID   = regexp.MustCompile(`^job_[a-z0-9_-]{1,96}$`)
 	batchID = regexp.MustCompile(`^batch_[a-z0-9]{26}$`)
 	fileID  = regexp.MustCompile(`^file-[a-z0-9]{26}$`)
+	cursor  = regexp.MustCompile(`^[0-9]{1,18}$`) // behind a line that has ended
 )
 
 // scopeOf reads a page's address.

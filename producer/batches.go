@@ -355,7 +355,7 @@ func (s *Server) batchResults(w http.ResponseWriter, r *http.Request) error {
 	limit, after := maxLineLimit, 0
 	text, err := readPage(r, &limit, maxLineLimit)
 	if err == nil && text != "" {
-		after, err = wholeNumber("after", text, 0, math.MaxInt32)
+		after, err = wholeNumber("after", text, 0, math.MaxInt)
 	}
 	if err != nil {
 		return err
