@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help runtime build demo test unit integration e2e browser check vuln bench clean distclean
+.PHONY: help runtime build demo test unit integration e2e browser check vuln bench bench-peers clean distclean
 
 export CGO_ENABLED := $(shell scripts/cgo)
 # go-nvml's C calls what NVIDIA has since deprecated: a hundred warnings that nobody here can act on.
@@ -52,6 +52,9 @@ vuln: ## known vulnerabilities, where the database can be reached
 
 bench: build ## the measurements of the README
 	@cd bench && go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./...
+
+bench-peers: build ## jobs a second beside Celery and LitServe, which it fetches
+	@rivals=$$(scripts/rivals) && cd bench && LORRY_RIVALS=$$rivals go test -run '^$$' -bench Rivals -benchtime 1x -timeout 30m -v .
 
 clean: ## remove what was built
 	rm -rf lorry lorry-engine .lorry e2e/screenshots
