@@ -163,8 +163,8 @@ func (bs *Batches) bind(ctx context.Context, key string, mine intent, ttl time.D
 		if err != nil || !old {
 			return id, err
 		}
-		if err := kv.Purge(ctx, key, jetstream.LastRevision(e.Revision()), jetstream.PurgeTTL(markerTTL)); err != nil && !mismatch(err) {
-			return "", fmt.Errorf("batch: create: %w", err)
+		if err := purgeKey(ctx, kv, key, e.Revision()); err != nil {
+			return "", err
 		}
 	}
 	return "", fmt.Errorf("batch: create: %w", ErrContended)

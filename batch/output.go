@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -271,14 +270,4 @@ func (b *Batch) fileID(kind string) string {
 	sum := sha256.Sum256([]byte(b.ID + " " + kind))
 	_ = id.SetEntropy(sum[:10])
 	return filePrefix + strings.ToLower(id.String())
-}
-
-// ended reads one verdict as a line to show.
-func ended(b Batch, m queue.Stored) (ResultLine, error) {
-	v, err := result.Decode(m.Data)
-	if err != nil {
-		return ResultLine{}, err
-	}
-	return ResultLine{Cursor: int(m.Seq), Line: v.Line, Failed: v.State != queue.Succeeded,
-		Raw: json.RawMessage(bytes.TrimSuffix(outputLine(b.ID, v), []byte("\n")))}, nil
 }

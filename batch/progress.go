@@ -2,7 +2,6 @@ package batch
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 )
 
@@ -42,16 +41,6 @@ type Progress struct {
 	// ETA is zero while nothing is known.
 	ETA        time.Time
 	HeldBackBy Hold
-}
-
-// ResultLine is an ended line, as it will stand in a file.
-type ResultLine struct {
-	// Cursor is what After of the next call is.
-	Cursor int
-	Line   int
-	// Failed lines go to the error file.
-	Failed bool
-	Raw    json.RawMessage
 }
 
 // Progress is how far a tenant's batch is.

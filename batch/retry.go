@@ -1,45 +1,109 @@
 package batch
 
 import (
-	"cmp"
+	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"io"
 
 	"lorry/queue"
 )
 
-// errLater is what is not built yet.
-var errLater = errors.New("batch: not built yet")
-
 // Retry makes a new batch of the lines that did not succeed: those that failed, and those that were cancelled or expired.
-// The batch must be over (else a *StatusError), and its input file still there (else ErrNotFound).
+// The batch must be over (else a *StatusError), and its input and error files still there (else ErrNotFound).
 func (bs *Batches) Retry(ctx context.Context, tenant, id string) (Batch, error) {
-	return Batch{}, errLater
-}
-
-// Results are up to limit (0: 1000) lines that have ended, behind a cursor (0: from the first), and whether there are more
-// at this moment. They can be read while the batch runs and for a while after its end (BatchesConfig.KeepLines); then they
-// are in the batch's files, and this is a *StatusError.
-func (bs *Batches) Results(ctx context.Context, tenant, id string, after, limit int) (lines []ResultLine, more bool, err error) {
 	b, err := bs.get(ctx, tenant, id)
+	switch {
+	case err != nil:
+		return b, err
+	case !b.Status.Terminal() || b.Status == Failed:
+		return b, &StatusError{Do: "retry", Status: b.Status}
+	case b.ErrorFile == "":
+		return b, ErrNothing
+	}
+	file, err := bs.again(ctx, b)
 	if err != nil {
-		return nil, false, err
+		return b, err
 	}
-	if b.Purged {
-		return nil, false, &StatusError{Do: "read single lines of", Status: b.Status}
-	}
-	seq := uint64(max(after, 0)) + 1
-	ms, more, err := bs.cfg.Queue.Read(ctx, queue.StreamResults, queue.LinesSubject(tenant, id), seq, cmp.Or(limit, 1000))
-	for _, m := range ms {
-		l, err := ended(b, m)
-		if err != nil {
-			return nil, false, err
-		}
-		lines = append(lines, l)
-	}
-	return lines, more, err
+	return bs.Create(ctx, tenant, CreateBatch{InputFile: file.ID, Endpoint: b.Endpoint, Window: b.Window.Duration(), WindowText: b.WindowText,
+		Metadata: b.Metadata, OutputExpiresAfter: b.OutputExpiresAfter.Duration(), Webhook: b.Webhook, Priority: b.Priority, RetryOf: b.ID})
 }
 
-// Sweep forgets batches that ended long ago, and lets go of what dead processes left. It is to run now and then, in any
-// process, also in two at once.
-func (bs *Batches) Sweep(ctx context.Context) error { return errLater }
+// again is a file of the lines that are in a batch's error file, as they were.
+func (bs *Batches) again(ctx context.Context, b Batch) (File, error) {
+	wanted, err := bs.unsuccessful(ctx, b)
+	if err != nil {
+		return File{}, err
+	}
+	input, err := bs.cfg.Files.Get(ctx, b.Tenant, b.InputFile)
+	if err != nil {
+		return File{}, err
+	}
+	in, err := bs.cfg.Files.Open(ctx, input)
+	if err != nil {
+		return File{}, err
+	}
+	defer in.Close()
+	r, w := io.Pipe()
+	defer r.Close() // ends the copy where the file ended first
+	go func() { _ = w.CloseWithError(copyLines(w, in, b.Endpoint, wanted)) }()
+	return bs.cfg.Files.Create(ctx, b.Tenant, r, MaxBatchFile, func() (CreateFile, error) {
+		return CreateFile{Filename: "retry_of_" + b.ID + ".jsonl", Purpose: PurposeBatch}, nil
+	})
+}
+
+// names are custom IDs' digests.
+type names map[[16]byte]struct{}
+
+func nameOf(customID string) [16]byte {
+	sum := sha256.Sum256([]byte(customID))
+	return [16]byte(sum[:])
+}
+
+// unsuccessful are the lines in a batch's error file.
+func (bs *Batches) unsuccessful(ctx context.Context, b Batch) (names, error) {
+	file, err := bs.cfg.Files.Get(ctx, b.Tenant, b.ErrorFile)
+	if err != nil {
+		return nil, err
+	}
+	r, err := bs.cfg.Files.Open(ctx, file)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	out := names{}
+	for d := json.NewDecoder(bufio.NewReader(r)); ; {
+		var l struct {
+			CustomID string `json:"custom_id"`
+		}
+		err := d.Decode(&l)
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[nameOf(l.CustomID)] = struct{}{}
+	}
+}
+
+func copyLines(w io.Writer, r io.Reader, endpoint queue.Endpoint, wanted names) error {
+	out, lines := bufio.NewWriter(w), newLineReader(r)
+	for {
+		text, _, err := lines.next()
+		if errors.Is(err, io.EOF) {
+			return out.Flush()
+		}
+		if err != nil {
+			return err
+		}
+		l, _ := ParseLine(text, endpoint)
+		if _, ok := wanted[nameOf(l.CustomID)]; !ok {
+			continue
+		}
+		_, _ = out.Write(text) // the error is Flush's
+		_ = out.WriteByte('\n')
+	}
+}

@@ -3,7 +3,6 @@ package batch
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -122,8 +121,7 @@ func (v *validation) line(text []byte, number int) *LineError {
 	if e != nil {
 		return e
 	}
-	sum := sha256.Sum256([]byte(l.CustomID))
-	key := [16]byte(sum[:])
+	key := nameOf(l.CustomID)
 	if before, ok := v.seen[key]; ok {
 		return lineError(codeDuplicate, "custom_id", "The custom_id of this line is that of line %d: each must be unique.", before)
 	}

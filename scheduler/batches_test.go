@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -325,4 +326,310 @@ func TestInvalidBatchFails(t *testing.T) {
 		t.Errorf("errors: %s", s)
 	}
 	p.closed(b)
+}
+
+// brake makes the worker wait before each answer, until it is let go.
+func (p *plant) brake() (release func()) {
+	p.hold = make(chan struct{})
+	var once sync.Once
+	release = func() { once.Do(func() { close(p.hold) }) }
+	p.t.Cleanup(release)
+	return release
+}
+
+// running waits until n runs have begun.
+func (p *plant) running(n int64) {
+	p.t.Helper()
+	eventually(p.t, fmt.Sprint(n, " runs"), func() bool { return p.n.Load() >= n })
+}
+
+// codes counts an error file's lines by code; "" are those that were executed.
+func codes(ls map[string]outLine) map[string]int {
+	out := map[string]int{}
+	for _, l := range ls {
+		if l.Error == nil {
+			out[""]++
+		} else {
+			out[l.Error.Code]++
+		}
+	}
+	return out
+}
+
+func TestCancelWhileItRuns(t *testing.T) {
+	p := newPlant(t)
+	release := p.brake()
+	p.schedule()
+	p.work()
+	const n = 300
+	b := p.create(inputOf(n))
+	p.await(b.ID, batch.InProgress)
+	p.running(1)
+	b, err := p.batches.Cancel(t.Context(), "acme", b.ID)
+	ok(t, err)
+	if b.Status != batch.Cancelling || b.CancellingAt == 0 {
+		t.Errorf("after the call: %+v", b)
+	}
+	release()
+	b = p.await(b.ID, batch.Cancelled)
+	out, bad := p.read(b.OutputFile), p.read(b.ErrorFile)
+	if len(out) == 0 || len(out)+len(bad) != n || codes(bad)["batch_cancelled"] != len(bad) {
+		t.Errorf("%d done, the rest: %v", len(out), codes(bad))
+	}
+	if want := (batch.Counts{Total: n, Completed: len(out)}); b.Counts != want {
+		t.Errorf("counts %+v, want %+v", b.Counts, want)
+	}
+	p.closed(b)
+	for range 2 { // cancelling again is fine
+		b, err = p.batches.Cancel(t.Context(), "acme", b.ID)
+		if err != nil || b.Status != batch.Cancelled {
+			t.Errorf("again: %s %v", b.Status, err)
+		}
+	}
+}
+
+func TestCancelBeforeItIsRead(t *testing.T) {
+	p := newPlant(t)
+	b := p.create(inputOf(3))
+	b, err := p.batches.Cancel(t.Context(), "acme", b.ID)
+	ok(t, err)
+	p.schedule()
+	b = p.await(b.ID, batch.Cancelled)
+	if b.OutputFile+b.ErrorFile != "" || b.Counts != (batch.Counts{}) {
+		t.Errorf("%+v", b)
+	}
+	p.closed(b)
+}
+
+func TestOverIsOver(t *testing.T) {
+	p := newPlant(t)
+	p.schedule()
+	p.work()
+	b := p.await(p.create(inputOf(3)).ID, batch.Completed)
+	for name, f := range map[string]func(context.Context, string, string) (batch.Batch, error){
+		"cancel": p.batches.Cancel, "pause": p.batches.Pause, "resume": p.batches.Resume,
+		"change": func(ctx context.Context, tenant, id string) (batch.Batch, error) {
+			prio := 3
+			return p.batches.Change(ctx, tenant, id, batch.Change{Priority: &prio})
+		},
+	} {
+		_, err := f(t.Context(), "acme", b.ID)
+		if e, is := errors.AsType[*batch.StatusError](err); !is || e.Do != name || e.Status != batch.Completed {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := f(t.Context(), "other", b.ID); !errors.Is(err, batch.ErrNoBatch) {
+			t.Errorf("%s by another tenant: %v", name, err)
+		}
+	}
+	if _, err := p.batches.Retry(t.Context(), "acme", b.ID); !errors.Is(err, batch.ErrNothing) {
+		t.Errorf("retry: %v", err)
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	p := newPlant(t)
+	p.schedule() // and no worker
+	b := p.create(inputOf(100), func(w *batch.CreateBatch) { w.Window = time.Second })
+	b = p.await(b.ID, batch.Expired)
+	bad := p.read(b.ErrorFile)
+	if b.OutputFile != "" || codes(bad)["batch_expired"] != 100 || b.Counts != (batch.Counts{Total: 100}) {
+		t.Errorf("%+v, the rest: %v", b, codes(bad))
+	}
+	if l := bad["c1"]; l.Error == nil || l.Error.Message != "This request could not be executed before the completion window expired." || l.Response != nil {
+		t.Errorf("line %+v", l)
+	}
+	p.closed(b)
+	p.work() // finds deliveries of a batch that is over
+	eventually(t, "they are refused", func() bool {
+		ready, held, err := p.q.Puller(queue.Batch, testBase).Pending(t.Context())
+		return err == nil && ready+held == 0
+	})
+	p.ranOnce(0)
+}
+
+func TestPauseAndResume(t *testing.T) {
+	p := newPlant(t)
+	release := p.brake()
+	p.schedule()
+	p.work()
+	const n = 500
+	b := p.create(inputOf(n))
+	p.running(1)
+	_, err := p.batches.Pause(t.Context(), "acme", b.ID)
+	ok(t, err)
+	release()
+	drained := 0
+	eventually(t, "what was fed has run", func() bool {
+		ready, held, err := p.q.Puller(queue.Batch, testBase).Pending(t.Context())
+		if err != nil || ready+held > 0 {
+			drained = 0
+			return false
+		}
+		drained++
+		return drained > 100 // half a second: the dispatcher has heard
+	})
+	if done := p.get(b.ID).Counts.Completed; done == 0 || done == n {
+		t.Errorf("%d of %d lines ran", done, n)
+	}
+	b, err = p.batches.Resume(t.Context(), "acme", b.ID)
+	ok(t, err)
+	b = p.await(b.ID, batch.Completed)
+	if b.Counts.Completed != n || b.Paused {
+		t.Errorf("%+v", b)
+	}
+	p.ranOnce(n)
+}
+
+func TestSchedulerRestartsAmidFeeding(t *testing.T) {
+	p := newPlant(t)
+	release := p.brake()
+	stop := p.schedule()
+	p.work()
+	const n = 1000
+	b := p.create(inputOf(n))
+	p.running(1)
+	stop() // a window is fed, the rest is not
+	release()
+	p.schedule()
+	if b = p.await(b.ID, batch.Completed); b.Counts.Completed != n || len(p.read(b.OutputFile)) != n {
+		t.Errorf("counts %+v", b.Counts)
+	}
+	p.ranOnce(n)
+}
+
+func TestRedisIsLostAmidABatch(t *testing.T) {
+	p := newPlant(t)
+	p.schedule()
+	p.work()
+	const n = 1000
+	b := p.create(inputOf(n))
+	p.running(200)
+	ok(t, p.s.Redis().FlushAll(t.Context()).Err())
+	b = p.await(b.ID, batch.Completed)
+	if want := (batch.Counts{Total: n, Completed: n}); b.Counts != want || len(p.read(b.OutputFile)) != n {
+		t.Errorf("counts %+v", b.Counts)
+	}
+}
+
+// TestCountsFromResults: what Redis counts can be derived from RESULTS again.
+func TestCountsFromResults(t *testing.T) {
+	p := newPlant(t)
+	stop := p.schedule()
+	p.work()
+	const n = 400
+	b := p.create(inputOf(n-1) + inputLine(n, "bad", ""))
+	p.running(50)
+	stop()
+	eventually(t, "what was fed has run", func() bool {
+		ready, held, err := p.q.Puller(queue.Batch, testBase).Pending(t.Context())
+		return err == nil && ready+held == 0
+	})
+	before := p.get(b.ID)
+	ok(t, p.s.Redis().FlushAll(t.Context()).Err())
+	_, err := p.s.Replay(t.Context())
+	ok(t, err)
+	after := p.get(b.ID)
+	if before.Counts != after.Counts || before.Usage != after.Usage || before.Counts.Completed == 0 {
+		t.Errorf("before %+v %+v, after %+v %+v", before.Counts, before.Usage, after.Counts, after.Usage)
+	}
+}
+
+func TestIdenticalLinesRunOnce(t *testing.T) {
+	p := newPlant(t)
+	p.schedule()
+	p.work()
+	var in strings.Builder
+	for i := range 60 {
+		in.WriteString(inputLine(i, "same", `,"cache":true`) + "\n")
+	}
+	for i := range 40 {
+		in.WriteString(inputLine(60+i, "hot", "") + "\n") // not cacheable: a sample
+	}
+	b := p.create(in.String())
+	if b = p.await(b.ID, batch.Completed); b.Counts.Completed != 100 || len(p.read(b.OutputFile)) != 100 {
+		t.Errorf("counts %+v", b.Counts)
+	}
+	p.ranOnce(41)
+	again := p.await(p.create(inputLine(1, "same", `,"cache":true`)).ID, batch.Completed)
+	if l := p.read(again.OutputFile)["c1"]; l.Response == nil || !bytes.Contains(l.Response.Body, []byte("re: same")) {
+		t.Errorf("from the cache: %+v", l)
+	}
+	p.ranOnce(41)
+}
+
+func TestFileIsDeletedMeanwhile(t *testing.T) {
+	p := newPlant(t)
+	b := p.create(inputOf(200))
+	ok(t, p.files.Delete(t.Context(), "acme", b.InputFile))
+	p.schedule()
+	p.work()
+	if b = p.await(b.ID, batch.Completed); b.Counts.Completed != 200 {
+		t.Errorf("counts %+v", b.Counts)
+	}
+	p.closed(b)
+	if _, err := p.files.Open(t.Context(), b.Input); !errors.Is(err, batch.ErrNotFound) {
+		t.Errorf("the bytes are still there: %v", err)
+	}
+	if _, err := p.batches.Retry(t.Context(), "acme", b.ID); !errors.Is(err, batch.ErrNothing) {
+		t.Errorf("retry: %v", err)
+	}
+}
+
+func TestRetryOfWhatFailed(t *testing.T) {
+	p := newPlant(t)
+	p.schedule()
+	p.work()
+	old := p.create(inputOf(5) + inputLine(6, "bad", "") + "\n" + inputLine(7, "bad", ""))
+	old = p.await(old.ID, batch.Completed)
+	b, err := p.batches.Retry(t.Context(), "acme", old.ID)
+	ok(t, err)
+	b = p.await(b.ID, batch.Completed)
+	if b.RetryOf != old.ID || b.Counts != (batch.Counts{Total: 2, Failed: 2}) || b.OutputFile != "" {
+		t.Errorf("%+v", b)
+	}
+	if bad := p.read(b.ErrorFile); len(bad) != 2 || bad["c6"].Response == nil {
+		t.Errorf("%v", bad)
+	}
+	ok(t, p.files.Delete(t.Context(), "acme", old.InputFile))
+	if _, err := p.batches.Retry(t.Context(), "acme", old.ID); !errors.Is(err, batch.ErrNotFound) {
+		t.Errorf("without its input: %v", err)
+	}
+}
+
+func TestResultsWhileItRuns(t *testing.T) {
+	p := newPlant(t)
+	p.schedule()
+	p.work()
+	b := p.await(p.create(inputOf(30)).ID, batch.Completed)
+	seen, after := map[int]bool{}, 0
+	for more := true; more; {
+		lines, left, err := p.batches.Results(t.Context(), "acme", b.ID, after, 7)
+		ok(t, err)
+		for _, l := range lines {
+			if seen[l.Line] || l.Failed || !json.Valid(l.Raw) || l.Cursor <= after {
+				t.Errorf("line %+v", l)
+			}
+			seen[l.Line], after = true, l.Cursor
+		}
+		more = left
+	}
+	if len(seen) != 30 {
+		t.Errorf("%d lines", len(seen))
+	}
+}
+
+func TestUrgentBatchOvertakes(t *testing.T) {
+	p := newPlant(t)
+	release := p.brake()
+	p.schedule()
+	p.work()
+	slow := p.create(inputOf(1000))
+	p.running(1)
+	fast := p.create(inputOf(50), func(w *batch.CreateBatch) { w.Priority = 5 })
+	p.await(fast.ID, batch.InProgress)
+	release()
+	p.await(fast.ID, batch.Completed)
+	if done := p.get(slow.ID).Counts.Completed; done == 1000 {
+		t.Error("the slow one was over first")
+	}
 }

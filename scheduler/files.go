@@ -11,10 +11,15 @@ const filesKind = "files"
 // filesPeriod is how often it looks. Expired files are hidden at once; this is about their room.
 const filesPeriod = 5 * time.Minute
 
-// sweepFiles is a task. It never fails: the next one is minutes away.
+// sweepFiles is a task: files, and batches, which hold them. It never fails: the next one is minutes away.
 func (s *Scheduler) sweepFiles(ctx context.Context, _ []byte, _ int) error {
 	if s.cfg.Files == nil {
 		return nil // another scheduler's, that has files
+	}
+	if s.cfg.Batches != nil {
+		if err := s.cfg.Batches.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn().Err(err).Msg("sweep of the batches failed")
+		}
 	}
 	done, err := s.cfg.Files.Sweep(ctx)
 	if err != nil && ctx.Err() == nil {
