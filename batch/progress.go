@@ -3,6 +3,8 @@ package batch
 import (
 	"context"
 	"time"
+
+	"lorry/result"
 )
 
 // Hold is what keeps a batch from going faster.
@@ -59,5 +61,26 @@ func (bs *Batches) Progress(ctx context.Context, tenant, id string) (p Progress,
 	}
 	p.Running, p.Cached, p.Deduplicated, p.Retried = c.Running, c.Cached, c.Deduplicated, c.Retried
 	p.Queued = max(0, b.Counts.Total-c.Ended()-c.Running)
+	if b.Lines != "" {
+		p.forecast(b, c, bs.cfg.Now())
+	}
 	return p, nil
+}
+
+// forecast says how long the rest takes at the pace of late. Without a pace, or while something keeps the batch from
+// running at all, nobody knows.
+func (p *Progress) forecast(b Batch, c result.BatchCounts, now time.Time) {
+	left := b.Counts.Total - c.Ended()
+	if n := c.Ended(); n > 0 {
+		p.TokensLeft = int64(float64(c.PromptTokens-c.CachedTokens+c.CompletionTokens) / float64(n) * float64(left))
+	}
+	r := c.Report
+	if r == nil {
+		return
+	}
+	p.Position, p.TokensPerSecond, p.HeldBackBy = r.Position, r.TokensPerSecond, Hold(r.HeldBackBy)
+	stands := p.HeldBackBy == Paused || p.HeldBackBy == NoWorker
+	if r.LinesPerSecond > 0 && !stands {
+		p.ETA = now.Add(time.Duration(float64(left) / r.LinesPerSecond * float64(time.Second)))
+	}
 }

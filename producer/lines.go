@@ -29,7 +29,7 @@ func NewLines(c LinesConfig) *Lines {
 }
 
 // lineReaders read the bodies of lines, by endpoint.
-var lineReaders = map[queue.Endpoint]reader{queue.Chat: readChat, queue.Completions: readCompletions}
+var lineReaders = map[queue.Endpoint]reader{queue.Chat: readChat, queue.Completions: readCompletions, queue.Embeddings: readEmbeddings}
 
 // Resolve says what a model's name stands for now. One that is not here is an *engine.Error of class NotFound.
 func (l *Lines) Resolve(_ context.Context, name string) (engine.Model, error) {
@@ -52,7 +52,7 @@ func (l *Lines) Read(j *queue.Job, body []byte) *engine.Error {
 		return engine.Errorf(engine.Invalid, e.Code, e.Param, "%s", e.Message)
 	}
 	model := j.Request.Model
-	j.Request, j.Metadata = o.request, o.metadata
+	j.Request, j.Metadata, j.Encoding = o.request, o.metadata, o.encoding
 	j.Request.Model, j.Request.Scope = model, j.Tenant
 	o.name(j, j.ID)
 	if o.cacheable() {

@@ -2,9 +2,12 @@ package result
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"lorry/queue"
 )
@@ -18,6 +21,41 @@ type BatchCounts struct {
 	Cached, Deduplicated, Retried int
 	// Tokens of all answers.
 	PromptTokens, CachedTokens, CompletionTokens int
+	// Report is the dispatcher's last word on the batch; nil where there is none lately.
+	Report *BatchReport
+}
+
+// BatchReport is how a batch fares, by its dispatcher. It is a view: a lost one comes again within a second.
+type BatchReport struct {
+	Tenant string `json:"-"`
+	Batch  string `json:"-"`
+	At     int64  `json:"at"` // unix milliseconds
+	// LinesPerSecond and TokensPerSecond were measured over the last minutes.
+	LinesPerSecond  float64 `json:"lines_per_second,omitempty"`
+	TokensPerSecond float64 `json:"tokens_per_second,omitempty"`
+	// Position counts the tenant's batches that go first.
+	Position   int    `json:"position,omitempty"`
+	HeldBackBy string `json:"held_back_by,omitempty"`
+}
+
+// reportTime is how long a report is believed.
+const reportTime = 10 * time.Second
+
+// ReportBatches writes reports over those before, in one round trip.
+func (s *Store) ReportBatches(ctx context.Context, rs ...BatchReport) error {
+	return s.pipe(ctx, len(rs), func(p redis.Pipeliner, i int) {
+		key := batchKey(rs[i].Tenant, rs[i].Batch)
+		p.HSet(ctx, key, "report", must(json.Marshal(rs[i])))
+		p.Expire(ctx, key, batchTTL)
+	})
+}
+
+func (s *Store) report(raw string) *BatchReport {
+	var r BatchReport
+	if json.Unmarshal([]byte(raw), &r) != nil || s.now().Sub(time.UnixMilli(r.At)) > reportTime {
+		return nil
+	}
+	return &r
 }
 
 // Ended is how many lines have a verdict.
@@ -36,7 +74,7 @@ func (s *Store) BatchCounts(ctx context.Context, tenant, batch string) (c BatchC
 	num := func(k string) int { n, _ := strconv.Atoi(all.Val()[k]); return n }
 	return BatchCounts{Completed: num(string(queue.Succeeded)), Failed: num(string(queue.Failed)), Cancelled: num(string(queue.Cancelled)),
 		Expired: num(string(queue.Expired)), Running: max(0, num("running")), Cached: num("cached"), Deduplicated: num("deduplicated"),
-		Retried: num("retried"), PromptTokens: num("prompt_tokens"), CachedTokens: num("cached_tokens"), CompletionTokens: num("completion_tokens")}, nil
+		Retried: num("retried"), PromptTokens: num("prompt_tokens"), CachedTokens: num("cached_tokens"), CompletionTokens: num("completion_tokens"), Report: s.report(all.Val()["report"])}, nil
 }
 
 // batchTTL is how long a batch's counters stay: longer than a batch may run.

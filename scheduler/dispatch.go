@@ -250,7 +250,7 @@ func (v *verdictCost) cost() float64 {
 func (d *dispatcher) look(ctx context.Context) {
 	d.rate += (float64(d.ends) - d.rate) / 4
 	d.ends = 0
-	for _, step := range []func(context.Context) error{d.lookBacklog, d.lookBatches, d.lookWindows, d.lookSources, d.expire, d.rejoin, d.refuse} {
+	for _, step := range []func(context.Context) error{d.lookBacklog, d.lookBatches, d.lookWindows, d.lookSources, d.expire, d.rejoin, d.refuse, d.report} {
 		d.step(ctx, step)
 	}
 	if len(d.charged) > 8*maxWindow { // hints of their ends were lost

@@ -122,6 +122,7 @@ type lines struct {
 	ended     *batch.Set
 	elsewhere map[int]bool
 	turn      int
+	pace      pace
 	verified  time.Time // last look into RESULTS
 }
 
@@ -383,7 +384,7 @@ func (d *dispatcher) onLines(ctx context.Context, id string, m *nats.Msg) {
 			delta += float64(x.Tokens) - charged
 		}
 		if s != nil {
-			s.from.(*lines).end(x.Line)
+			s.from.(*lines).end(x)
 		}
 		d.unpark(ctx, job)
 	}
@@ -394,9 +395,10 @@ func (d *dispatcher) onLines(ctx context.Context, id string, m *nats.Msg) {
 	d.step(ctx, func(ctx context.Context) error { return s.from.(*lines).hint(ctx, s) })
 }
 
-func (l *lines) end(n int) {
+func (l *lines) end(x queue.LineDone) {
+	l.pace.add(x.Tokens)
 	if l.ended != nil {
-		l.ended.Add(n)
+		l.ended.Add(x.Line)
 	}
 }
 
