@@ -452,7 +452,7 @@ func TestPauseAndResume(t *testing.T) {
 	release := p.brake()
 	p.schedule()
 	p.work()
-	const n = 500
+	const n = 250
 	b := p.create(inputOf(n))
 	p.running(1)
 	_, err := p.batches.Pause(t.Context(), "acme", b.ID)
@@ -466,7 +466,7 @@ func TestPauseAndResume(t *testing.T) {
 			return false
 		}
 		drained++
-		return drained > 100 // half a second: the dispatcher has heard
+		return drained > 40 // the dispatcher has heard
 	})
 	if done := p.get(b.ID).Counts.Completed; done == 0 || done == n {
 		t.Errorf("%d of %d lines ran", done, n)
