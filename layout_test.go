@@ -18,7 +18,7 @@ var layout = map[string][]string{
 	"engine":           {},
 	"engine/gbnf":      {},
 	"engine/gguf":      {},
-	"engine/llama":     {"engine", "engine/gbnf"},
+	"engine/llama":     {"engine", "engine/gbnf", "engine/gguf"},
 	"engine/remote":    {"engine"},
 	"engine/echo":      {"engine"},
 	"engine/child":     {"engine"},

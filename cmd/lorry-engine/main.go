@@ -44,7 +44,9 @@ func (e usageError) Unwrap() error { return e.error }
 
 // tools are commands that do one thing and end, beside the engine itself.
 var tools = map[string]func(args []string, stdin io.Reader, stdout, stderr io.Writer) error{
+	"check":    check,
 	"quantize": quantize,
+	"render":   render,
 }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -62,6 +64,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	conn, err := child.Conn(fd)
 	if err != nil {
 		return usageError{errors.New("this is the engine's own process, which lorry starts by itself: run `lorry up`")}
+	}
+	if c.Renderer, err = renderer(); err != nil {
+		return err
 	}
 	c.Log = zerolog.New(stderr).With().Timestamp().Int("pid", os.Getpid()).Logger()
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

@@ -74,6 +74,9 @@ type Config struct {
 	ColdBytes int64
 	// NoShare has every request compute all of its prompt.
 	NoShare bool
+	// Renderer is the command line of a process that calls [ServeTemplates], in which the model's chat template runs. nil:
+	// it runs in this process, which a bad template may then hold up for ever, or end.
+	Renderer []string
 	// Observe is told whose requests the next native call holds. nil: nobody is.
 	Observe engine.DecodeObserver
 	// Log receives llama.cpp's errors, and its warnings at debug level. The zero value discards.
@@ -169,6 +172,9 @@ func (e *Engine) Info(context.Context) (engine.Info, error) { return e.info, nil
 
 // Stats counts what was done so far, up to the last step.
 func (e *Engine) Stats() Stats { return e.loop.read() }
+
+// Steps counts the native calls so far: who watches tells from it whether one hangs. See child.Stepper.
+func (e *Engine) Steps() int { return e.Stats().Steps }
 
 // Run answers one request. See [engine.Engine].
 func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
@@ -331,7 +337,7 @@ func (e *Engine) chatTokens(r *engine.Request, tools *tools) ([]int32, error) {
 		list = tools.raw
 	}
 	veil := e.model.vocab.newVeil()
-	prompt, err := e.model.template.render(r.Messages, list, veil.mask)
+	prompt, err := e.model.template.prompt(r.Messages, list, veil)
 	if err != nil {
 		return nil, err
 	}

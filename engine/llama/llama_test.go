@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,7 +12,22 @@ import (
 	"lorry/engine/enginetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asRenderer is an argument that makes the test binary a process for templates.
+const asRenderer = "render"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == asRenderer {
+		if err := ServeTemplates(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == asDead {
+		die(os.Args[2])
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // runtimeFile finds a part of the runtime: where LORRY_RUNTIME says, else in the nearest folder named runtime upward.
 func runtimeFile(t testing.TB, parts ...string) string {

@@ -1,9 +1,7 @@
 package llama
 
 import (
-	"cmp"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
+
+	"lorry/engine/gguf"
 )
 
 // model is a loaded file with its context: all that native code holds for us.
@@ -52,6 +52,9 @@ func openModel(c Config, dev device) (*model, error) {
 	}
 	m := &model{handle: handle, slots: c.Slots, rows: c.Rows}
 	if err = m.inspect(); err == nil {
+		err = m.readTemplate(c.Renderer)
+	}
+	if err == nil {
 		err = m.makeContext(c, dev)
 	}
 	if err != nil {
@@ -77,7 +80,7 @@ func (m *model) inspect() error {
 		}
 	}
 	m.branches = !llama.ModelIsRecurrent(m.handle) && !llama.ModelIsHybrid(m.handle) && !m.positions()
-	return m.readTemplate()
+	return nil
 }
 
 // positions says that a token's position is not its index: no range of cells is a prefix then.
@@ -86,7 +89,7 @@ func (m *model) positions() bool {
 	return kind == int(llama.RoPETypeMROPE) || kind == int(llama.RoPETypeIMROPE)
 }
 
-func (m *model) readTemplate() (err error) {
+func (m *model) readTemplate(command []string) (err error) {
 	m.source = llama.ModelChatTemplate(m.handle, "")
 	if m.source == "" {
 		return nil
@@ -94,7 +97,7 @@ func (m *model) readTemplate() (err error) {
 	if !utf8.ValidString(m.source) {
 		return errors.New("its chat template is no valid UTF-8")
 	}
-	m.template, err = newTemplate(m.source, m.vocab.text(m.vocab.bos), m.vocab.text(m.vocab.eos))
+	m.template, err = openTemplate(command, m.source, m.vocab)
 	return err
 }
 
@@ -150,6 +153,7 @@ func (m *model) limit() int { return min(m.trained, m.cells) }
 
 // free gives everything back, the context before the model, as llama.cpp wants it. It may be called half-way.
 func (m *model) free() {
+	m.template.close()
 	if m.batch.Token != nil {
 		llama.BatchFree(m.batch)
 	}
@@ -288,32 +292,14 @@ func (m *model) why(code int32) string {
 	return library.log.explain(fmt.Errorf("code %d", code)).Error()
 }
 
-// checkFile tells apart what llama.cpp would only fail to load.
+// checkFile refuses what llama.cpp would only fail to load, and what it would end the process over.
 func checkFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("llama: open model: %w", err)
+	f, err := gguf.Open(path)
+	if err == nil {
+		err = gguf.CheckModel(f)
 	}
-	defer f.Close()
-	var head struct {
-		Magic   [4]byte
-		Version uint32
-		Tensors uint64
-		Pairs   uint64
-	}
-	if err := binary.Read(f, binary.LittleEndian, &head); err != nil {
-		return fmt.Errorf("llama: model %s is no GGUF file: %w", path, cmp.Or(ignoreEOF(err), io.ErrUnexpectedEOF))
-	}
-	if string(head.Magic[:]) != "GGUF" {
-		return fmt.Errorf("llama: model %s is no GGUF file: it begins with %q", path, head.Magic)
-	}
-	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return fmt.Errorf("llama: model %s: %w", path, err)
-	}
-	if head.Version < 2 || head.Version > 3 || head.Tensors > uint64(size) || head.Pairs > uint64(size) {
-		return fmt.Errorf("llama: model %s is damaged: GGUF version %d, %d tensors, %d settings in %d bytes",
-			path, head.Version, head.Tensors, head.Pairs, size)
 	}
 	return nil
 }

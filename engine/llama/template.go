@@ -14,11 +14,43 @@ import (
 	"lorry/engine"
 )
 
-// template is a model's own chat template, compiled once. It may be used from many goroutines.
+// template is a model's own chat template, compiled once, here or in a process of its own. It may be used from many
+// goroutines.
 type template struct {
+	process  *renderer // nil: it runs here
 	compiled *jinja.Template
 	bos, eos string
 	tools    bool // it writes tools and calls itself, between Hermes' tags
+}
+
+// openTemplate has a command run it; none has it run in this process, which then must trust it.
+func openTemplate(command []string, source string, v *vocab) (*template, error) {
+	if len(command) == 0 {
+		return newTemplate(source, v.text(v.bos), v.text(v.eos))
+	}
+	hello := greeting{Source: source, BOS: v.text(v.bos), EOS: v.text(v.eos), Limit: renderLimit}
+	for _, c := range v.control {
+		hello.Control = append(hello.Control, []byte(c))
+	}
+	r, err := newRenderer(command, hello)
+	if err != nil {
+		return nil, err
+	}
+	return &template{process: r, tools: r.tools}, nil
+}
+
+// prompt is the prompt for a conversation that the model is to answer. What the client wrote is veiled.
+func (t *template) prompt(messages, tools json.RawMessage, h *veil) (string, error) {
+	if t.process != nil {
+		return t.process.render(messages, tools, h)
+	}
+	return t.render(messages, tools, h.mask)
+}
+
+func (t *template) close() {
+	if t != nil && t.process != nil {
+		t.process.close()
+	}
 }
 
 func newTemplate(source, bos, eos string) (*template, error) {

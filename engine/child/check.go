@@ -1,0 +1,96 @@
+package child
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Check looks at a file that nobody trusts yet, by a command that may be ended by it, or find no end.
+type Check struct {
+	// Path is the engine's executable, Args its arguments: "check" and what `lorry-engine check --help` says.
+	Path string
+	Args []string
+	// Env is added to this process's environment.
+	Env []string
+	// Limit is how long it may take. 0: two minutes.
+	Limit time.Duration
+}
+
+// ErrRefused is a file that can't be used: the check says why, or it ended the check's process. Other errors of
+// Check.Run are of this machine.
+var ErrRefused = errors.New("the file can't be used")
+
+// refused is an ErrRefused with its reason.
+type refused struct{ reason string }
+
+func (e refused) Error() string   { return e.reason }
+func (e refused) Is(t error) bool { return t == ErrRefused }
+
+// maxReport bounds what a check may say.
+const maxReport = 16 << 20
+
+// errTooLong is the cause of a check that was ended.
+var errTooLong = errors.New("the check took too long")
+
+// Run runs the check, kills it when its time is over or ctx ends, and reads what it printed into report.
+func (c Check) Run(ctx context.Context, report any) error {
+	limit := cmp.Or(c.Limit, 2*time.Minute)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooLong)
+	defer cancel()
+	var out bytes.Buffer
+	last := new(tail)
+	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
+	cmd.Env = append(os.Environ(), c.Env...)
+	cmd.Stdout, cmd.Stderr = &capped{&out, maxReport}, last
+	cmd.SysProcAttr = attributes()
+	cmd.WaitDelay = time.Second
+	runtime.LockOSThread() // see process.spawn
+	defer runtime.UnlockOSThread()
+	err := cmd.Run()
+	switch _, ended := errors.AsType[*exec.ExitError](err); {
+	case context.Cause(ctx) == errTooLong:
+		return refused{fmt.Sprintf("the check took longer than %v: %s", limit, last)}
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case ended:
+		return refused{reasonOf(cmd.ProcessState, last.String())}
+	case err != nil:
+		return fmt.Errorf("engine/child: check: %w", err)
+	}
+	if err := json.Unmarshal(out.Bytes(), report); err != nil {
+		return fmt.Errorf("engine/child: read what %s printed: %w", c.Path, err)
+	}
+	return nil
+}
+
+// reasonOf is the check's own word, its last line, where it ended by itself; else all that it said.
+func reasonOf(state *os.ProcessState, words string) string {
+	if state.ExitCode() == 1 {
+		lines := strings.Split(words, "\n")
+		return strings.TrimPrefix(lines[len(lines)-1], "lorry-engine: ")
+	}
+	return fmt.Sprintf("the file ended the process that looked at it (%v): %s", state, words)
+}
+
+// capped keeps the first bytes written.
+type capped struct {
+	to   *bytes.Buffer
+	left int
+}
+
+// Write fails when there is no room: the writer's pipe breaks.
+func (c *capped) Write(b []byte) (int, error) {
+	if c.left -= len(b); c.left < 0 {
+		return 0, errors.New("engine/child: the check says too much")
+	}
+	return c.to.Write(b)
+}
