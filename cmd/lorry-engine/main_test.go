@@ -120,7 +120,7 @@ func TestBadStart(t *testing.T) {
 		more  []string
 		want  string
 	}{
-		"corrupt model": {bad, nil, "is no GGUF file"},
+		"corrupt model": {bad, nil, "GGUF version"},
 		"no model":      {bad + "x", nil, "no such file"},
 		"no libraries":  {smollm2(t), []string{"--lib", t.TempDir()}, "make runtime"},
 		"wrong flag":    {smollm2(t), []string{"--slots", "-1"}, "can't be negative"},

@@ -18,15 +18,15 @@ type grammar struct {
 	native llama.Sampler // 0 after free
 	form   *form
 	end    map[int32]bool
-	dead   bool      // no token fits any more
-	slow   bool      // a token took longer than maxJudging
-	begun  time.Time // when it was asked about the token that is being drawn
+	dead   bool          // no token fits any more
+	slow   bool          // a token took longer than maxJudging
+	begun  time.Duration // when it was asked about the token that is being drawn, by threadTime
 	one    [1]llama.TokenData
 	array  llama.TokenDataArray
 }
 
 // maxJudging bounds what a grammar may cost for one token, since all other answers wait for it. There are grammars of
-// a few lines by which a text can be read in millions of ways, and llama.cpp follows all of them.
+// a few lines by which a text can be read in millions of ways, and llama.cpp follows all of them. It is processor time.
 const maxJudging = 2 * time.Second
 
 // maxGlance bounds what it may cost to ask about one token, which is some microseconds else. To accept the token would
@@ -35,12 +35,12 @@ const maxGlance = 50 * time.Millisecond
 
 // allows says whether a token may come next.
 func (g *grammar) allows(id int32) bool {
-	begun := time.Now()
+	begun := threadTime()
 	ok := g.glance(id)
-	if time.Since(begun) > maxGlance { // the machine was busy, or it is the grammar
-		again := time.Now()
+	if threadTime()-begun > maxGlance { // a host may count for us what it gave to others: look again
+		again := threadTime()
 		g.glance(id)
-		g.slow = g.slow || time.Since(again) > maxGlance
+		g.slow = g.slow || threadTime()-again > maxGlance
 	}
 	return ok
 }
@@ -70,7 +70,7 @@ func (g *grammar) accept(id int32) {
 
 // hurry says whether there is time left for this token.
 func (g *grammar) hurry() bool {
-	g.slow = g.slow || time.Since(g.begun) > maxJudging
+	g.slow = g.slow || threadTime()-g.begun > maxJudging
 	return !g.slow
 }
 

@@ -70,6 +70,7 @@ type loop struct {
 	fresh    []*run      // with chunks put out in this step
 	stats    Stats
 	gauge    gauge
+	patience time.Duration // how long a step waits for first chunks to be shown
 
 	mu       sync.Mutex
 	inbox    []*run
@@ -93,7 +94,7 @@ func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 	return &loop{
 		dev: dev, vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
 		pace: pace{target: c.StepTarget}, cache: newCache(dev, c.Slots, cells, idle, coldBytes, branches),
-		cells: cells, slots: c.Slots, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+		cells: cells, slots: c.Slots, patience: patience, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 }
 
@@ -510,7 +511,7 @@ func (l *loop) finish(u *run, err error) {
 	l.ended = append(l.ended, ending{u, err})
 }
 
-// patience bounds how long a step waits for first chunks to be shown. It is a few microseconds but for a slow reader.
+// patience bounds how long a step waits for first chunks to be shown. The wait is a few microseconds but for a slow reader.
 const patience = 10 * time.Millisecond
 
 // show lets the first chunk of an answer leave before its second token is computed: a native call may hold the only
@@ -525,7 +526,7 @@ func (l *loop) show() {
 		}
 		u.first = true
 		if timer == nil {
-			timer = time.After(patience)
+			timer = time.After(l.patience)
 		}
 		select {
 		case <-u.outbox.shown:

@@ -1,8 +1,8 @@
 package llama
 
 import (
+	"runtime"
 	"slices"
-	"time"
 
 	"lorry/engine"
 )
@@ -67,7 +67,9 @@ func (s *sequence) replay(p engine.Partial, v *vocab) bool {
 // replay notes a token that was drawn elsewhere, and says whether this sampler could have drawn it.
 func (p *sampler) replay(id int32) bool {
 	if g := p.grammar; g != nil {
-		g.begun = time.Now()
+		runtime.LockOSThread() // see threadTime
+		defer runtime.UnlockOSThread()
+		g.begun = threadTime()
 		if !g.allows(id) || g.slow {
 			return false
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"time"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
 
@@ -87,7 +86,7 @@ var bands = [...]float32{4, 8, 12, 16}
 // was refused before it.
 func (p *sampler) fitting(row []float32, id int32, index int) int32 {
 	g := p.grammar
-	g.begun = time.Now()
+	g.begun = threadTime()
 	ceiling := float32(math.Inf(1))
 	top := row[argmax(row)]
 	for draw := 0; id >= 0 && !g.allows(id) && !g.slow; draw++ {

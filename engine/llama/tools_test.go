@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,10 +82,13 @@ func TestAutoCalls(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 	r.Tools = nil
-	plain := answer(t, e, r)
+	plain, err := e.prepare(r)
+	if err != nil {
+		t.Fatal(err)
+	}
 	r.Tools, r.ToolChoice = []byte(weather), []byte(`"none"`)
-	if got := answer(t, e, r); got.Choices[0].Text != plain.Choices[0].Text {
-		t.Errorf("got %q, without tools %q", got.Choices[0].Text, plain.Choices[0].Text)
+	if got, err := e.prepare(r); err != nil || !slices.Equal(got.prompt, plain.prompt) {
+		t.Errorf("without tools the prompt is %v, with none of them to be called %v, %v", plain.prompt, got.prompt, err)
 	}
 }
 
