@@ -219,8 +219,11 @@ func completion(status int, body []byte) error {
 	if err := json.Unmarshal(body, &a); err != nil {
 		return fmt.Errorf("answer %q: %w", body, err)
 	}
-	if len(a.Choices) != 1 || a.Choices[0].Text+a.Choices[0].Message.Content == "" || a.Choices[0].FinishReason == "" || a.Usage.CompletionTokens == 0 {
+	if len(a.Choices) != 1 || a.Choices[0].FinishReason == "" || a.Usage.CompletionTokens == 0 {
 		return fmt.Errorf("answer is incomplete: %s", body)
+	}
+	if c := a.Choices[0]; c.Text+c.Message.Content == "" && c.FinishReason != "stop" { // a model may end at once
+		return fmt.Errorf("answer is empty: %s", body)
 	}
 	return nil
 }
