@@ -151,7 +151,7 @@ func TestPreemption(t *testing.T) {
 	small := config(t)
 	small.Context = 512
 	e := open(t, small)
-	words := strings.Fields("apple river window seven music")
+	words := strings.Fields("apple river window garden music")
 	got := atOnce(t, e, len(words), func(i int) *engine.Request {
 		r := ask(strings.Repeat(words[i]+", ", 16), 150)
 		r.Sampling.IgnoreEOS = true
