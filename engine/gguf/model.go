@@ -63,7 +63,7 @@ func (f *File) within(key string, least, most int64) error {
 	return nil
 }
 
-// checkHeads takes one number for all layers, or one for each.
+// checkHeads takes one number for all layers, or one for each; none of a layer without attention, or of such a model.
 func (f *File) checkHeads(arch string) error {
 	layers, _ := f.Number(arch + ".block_count")
 	for _, key := range []string{arch + ".attention.head_count", arch + ".attention.head_count_kv", arch + ".feed_forward_length"} {
@@ -87,7 +87,7 @@ func (f *File) checkHeads(arch string) error {
 			}
 		}
 	}
-	if n, ok := f.Number(arch + ".attention.head_count"); ok && (n < 1 || n > maxHeads) {
+	if n, ok := f.Number(arch + ".attention.head_count"); ok && n > maxHeads {
 		return refuse("its %s.attention.head_count is %d", arch, n)
 	}
 	return nil
@@ -95,6 +95,10 @@ func (f *File) checkHeads(arch string) error {
 
 // none stands for no token where a setting holds it all the same: -1 in 32 bits.
 const none = 1<<32 - 1
+
+// ends are the tokens that a text begins or ends with. llama.cpp takes another where one is not in the vocabulary, and
+// then a text may never end; of other tokens nothing comes but a warning.
+var ends = []string{"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}
 
 func (f *File) checkVocab() error {
 	tokens, ok := f.Setting("tokenizer.ggml.tokens")
@@ -107,12 +111,10 @@ func (f *File) checkVocab() error {
 			return refuse("its %s does not fit a vocabulary of %d words", key, tokens.Len)
 		}
 	}
-	for _, s := range f.Settings {
-		if !strings.HasPrefix(s.Key, "tokenizer.ggml.") || !strings.HasSuffix(s.Key, "_token_id") {
-			continue
-		}
-		if n, ok := s.number(); !ok || n != none && n != -1 && (n < 0 || n >= int64(tokens.Len)) {
-			return refuse("its %s is %v, which is not in its vocabulary of %d", s.Key, s.Value, tokens.Len)
+	for _, key := range ends {
+		s, ok := f.Setting(key)
+		if n, whole := s.number(); ok && (!whole || n != none && n != -1 && (n < 0 || n >= int64(tokens.Len))) {
+			return refuse("its %s is %v, which is not in its vocabulary of %d", key, s.Value, tokens.Len)
 		}
 	}
 	return nil
