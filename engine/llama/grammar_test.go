@@ -59,7 +59,7 @@ var schemas = map[string]string{
 	"open": `{"type":"object","properties":{"a":{"type":"boolean"}},"required":["a"],"additionalProperties":{"type":"string","maxLength":9}}`,
 }
 
-// seedsVar asks TestJSONSchema for more seeds of each schema: hundreds, where a grammar was changed.
+// seedsVar asks TestJSONSchema and TestRandomDraws for more seeds of each schema: hundreds, where a grammar was changed.
 const seedsVar = "LORRY_TEST_SEEDS"
 
 // TestJSONSchema draws answers at temperature 1 with several seeds: all that are finished must fit.
@@ -98,6 +98,68 @@ func drawAnswers(t *testing.T, e *Engine, name, schema string, seeds int) {
 		}
 	}
 	t.Logf("%s", got[0].Choices[0].Text)
+}
+
+// TestRandomDraws draws from numbers that no model gives, so that tokens come which a model would hardly take: halves of
+// characters, escapes, digits without end. What is finished must fit all the same.
+func TestRandomDraws(t *testing.T) {
+	runtime.LockOSThread() // as the loop is: see threadTime
+	defer runtime.UnlockOSThread()
+	seeds, err := strconv.Atoi(cmp.Or(os.Getenv(seedsVar), "1"))
+	if err != nil {
+		t.Fatalf("%s: %v", seedsVar, err)
+	}
+	e := open(t, config(t))
+	finished := 0
+	for name, schema := range schemas {
+		f, err := formOfSchema([]byte(schema), "response_format", "schema")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for seed := range uint64(seeds) {
+			text, whole := drawRandomly(t, e, f, seed)
+			if !whole {
+				continue
+			}
+			finished++
+			if err := f.schema.Validate(text); err != nil {
+				t.Errorf("%s, seed %d: %v: %q", name, seed, err, text)
+			}
+		}
+	}
+	if finished < len(schemas)*seeds/2 {
+		t.Errorf("only %d answers came to an end", finished)
+	}
+}
+
+// drawRandomly is an answer of at most 800 tokens; whole says that it came to its end.
+func drawRandomly(t *testing.T, e *Engine, f *form, seed uint64) (text string, whole bool) {
+	t.Helper()
+	gs, err := e.shelf.copies(f, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gs[0].free()
+	v := e.model.vocab
+	p := newSampler(engine.Sampling{Temperature: 1, TopP: 1, N: 1, Seed: seed}, 0, nil, &scratch{})
+	p.grammar = gs[0]
+	row := make([]float32, v.size)
+	var b []byte
+	for i := range 800 {
+		for id := range row {
+			row[id] = float32(8 * uniform(seed, uint64(i*v.size+id)))
+		}
+		id, ok := p.next(row, i, v.eog)
+		switch {
+		case !ok:
+			t.Errorf("no token may follow %q: %v", b, p.exhausted())
+			return "", false
+		case v.end[id]:
+			return string(b), true
+		}
+		b = append(b, v.pieces[id]...)
+	}
+	return "", false
 }
 
 // TestDeadlyForms are what llama.cpp dies of, hangs on or ignores: each is refused, and the engine lives.
