@@ -10,11 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 	"time"
 )
 
-// Check looks at a file that nobody trusts yet, by a command that may be ended by it, or find no end.
+// Check looks at a file that nobody trusts yet, by a command that may be ended by it, or find no end: unlike a [Tool] it is
+// not asked to stop, but killed.
 type Check struct {
 	// Path is the engine's executable, Args its arguments: "check" and what `lorry-engine check --help` says.
 	Path string
@@ -62,7 +62,7 @@ func (c Check) Run(ctx context.Context, report any) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case ended:
-		return refused{reasonOf(cmd.ProcessState, last.String())}
+		return refused{toolError(err, last.String()).Error()}
 	case err != nil:
 		return fmt.Errorf("engine/child: check: %w", err)
 	}
@@ -70,15 +70,6 @@ func (c Check) Run(ctx context.Context, report any) error {
 		return fmt.Errorf("engine/child: read what %s printed: %w", c.Path, err)
 	}
 	return nil
-}
-
-// reasonOf is the check's own word, its last line, where it ended by itself; else all that it said.
-func reasonOf(state *os.ProcessState, words string) string {
-	if state.ExitCode() == 1 {
-		lines := strings.Split(words, "\n")
-		return strings.TrimPrefix(lines[len(lines)-1], "lorry-engine: ")
-	}
-	return fmt.Sprintf("the file ended the process that looked at it (%v): %s", state, words)
 }
 
 // capped keeps the first bytes written.
