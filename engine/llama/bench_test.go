@@ -76,6 +76,58 @@ func cpu(b *testing.B) float64 {
 	return float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
 }
 
+// BenchmarkAdapters compares turns in one context with a context for each adapter, which is measured at its best: each
+// has all slots and cells, and computes when no other does. Both have full calls; turns cost changes of the adapter,
+// contexts a KV cache each.
+func BenchmarkAdapters(b *testing.B) {
+	const requests, tokens = 32, 32
+	for _, n := range []int{1, 2, 8} {
+		seeds := []uint64{1, 2, 3, 4, 5, 6, 7, 8}[:n]
+		b.Run(fmt.Sprintf("%d/turns", n), func(b *testing.B) {
+			c, digests := adapted(b, seeds...)
+			c.Context = 8192
+			e := open(b, c)
+			for b.Loop() {
+				serveAdapters(b, e, requests, tokens, digests)
+			}
+			s := e.Stats()
+			b.ReportMetric(float64(b.N*requests*tokens)/b.Elapsed().Seconds(), "tokens/s")
+			b.ReportMetric(float64(s.Changes)/float64(b.N), "changes/op")
+			b.ReportMetric(float64(s.ChangeCost.Microseconds())/1000, "ms/change")
+		})
+		b.Run(fmt.Sprintf("%d/contexts", n), func(b *testing.B) {
+			c, digests := adapted(b, seeds...)
+			c.Context = 8192
+			var engines []*Engine
+			for range digests {
+				engines = append(engines, open(b, c))
+			}
+			for b.Loop() {
+				for i, e := range engines {
+					serveAdapters(b, e, requests/n, tokens, digests[i:i+1])
+				}
+			}
+			b.ReportMetric(float64(b.N*requests*tokens)/b.Elapsed().Seconds(), "tokens/s")
+		})
+	}
+}
+
+// serveAdapters runs n requests, all submitted at once, with each adapter in turn.
+func serveAdapters(b *testing.B, e *Engine, n, tokens int, digests []string) {
+	var wg sync.WaitGroup
+	for i := range n {
+		r := ask("", tokens)
+		r.Tokens, r.Sampling.IgnoreEOS = words(e, i, 60), true
+		r.Model.Adapter = digests[i%len(digests)]
+		wg.Go(func() {
+			if _, err := e.Run(context.Background(), r, nil); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // BenchmarkPause is how long an answer pauses at most between two tokens while a prompt of 1,500 tokens is computed.
 func BenchmarkPause(b *testing.B) {
 	for _, target := range []time.Duration{-1, 0} {

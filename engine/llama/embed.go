@@ -107,6 +107,8 @@ func (e *Engine) passages(ctx context.Context, r *engine.Request) (*embedding, e
 	}
 	width := e.model.width()
 	switch {
+	case r.Model.Adapter != "":
+		return nil, unsupported("model", "vectors of a model with an adapter")
 	case e.model.pooling() == llama.PoolingTypeRank:
 		return nil, unsupported("model", "vectors of a model that ranks")
 	case r.Dimensions != 0 && r.Dimensions != width:

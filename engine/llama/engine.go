@@ -77,6 +77,14 @@ type Config struct {
 	// Renderer is the command line of a process that calls [ServeTemplates], in which the model's chat template runs. nil:
 	// it runs in this process, which a bad template may then hold up for ever, or end.
 	Renderer []string
+	// Adapters is the folder of LoRA adapters, each under its digest. Whoever runs a request sees that its adapter is
+	// there. Empty: the engine serves none.
+	Adapters string
+	// AdapterBytes bounds the adapters that are loaded: of those that no request is at work with, the ones that were not
+	// used for the longest time go. 0: 1 GiB.
+	AdapterBytes int64
+	// Pinned are digests of adapters that stay once they are loaded.
+	Pinned []string
 	// Observe is told whose requests the next native call holds. nil: nobody is.
 	Observe engine.DecodeObserver
 	// Log receives llama.cpp's errors, and its warnings at debug level. The zero value discards.
@@ -89,6 +97,7 @@ type Engine struct {
 	limit    int
 	model    *model
 	loop     *loop
+	adapters *adapters
 	work     *scratch
 	shelf    *shelf
 	native   sync.RWMutex // held for reading while the tokenizer may be in use
@@ -133,6 +142,7 @@ func (c *Config) setDefaults(accelerated bool) {
 	c.Context = cmp.Or(max(c.Context, 0), 8192)
 	c.Rows = max(cmp.Or(max(c.Rows, 0), rows), c.Slots)
 	c.StepTarget = cmp.Or(c.StepTarget, 150*time.Millisecond)
+	c.AdapterBytes = cmp.Or(max(c.AdapterBytes, 0), 1<<30)
 	c.IdleCells = max(0, cmp.Or(c.IdleCells, min(c.Context/4, 2048)))
 	c.ColdBytes = max(0, cmp.Or(c.ColdBytes, 256<<20))
 }
@@ -149,7 +159,7 @@ func defaultThreads() int {
 }
 
 func start(c Config, m *model, device string) *Engine {
-	e := &Engine{model: m, limit: m.limit(), work: &scratch{}, shelf: newShelf(m.vocab)}
+	e := &Engine{model: m, limit: m.limit(), work: &scratch{}, shelf: newShelf(m.vocab), adapters: newAdapters(c)}
 	c.Rows = m.rows
 	e.loop = newLoop(c, m, m.vocab, m.cells, m.branches)
 	e.loop.texts = &embedder{open: m.newEmbedContext}
@@ -235,6 +245,7 @@ func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, str
 		return nil, err
 	}
 	u := newRun(ctx, r, job.prompt, e.limit, stream, e.work)
+	u.adapter = job.adapter
 	u.hold(grammars)
 	if r.Echo {
 		e.echo(u)
@@ -268,9 +279,10 @@ func (e *Engine) Close() error {
 
 // prepared is a request that was checked, with all that it needs to run.
 type prepared struct {
-	prompt []int32
-	form   *form
-	tools  *tools
+	prompt  []int32
+	adapter *adapter
+	form    *form
+	tools   *tools
 }
 
 // prepare checks a request and makes its prompt's tokens, on the caller's goroutine.
@@ -278,6 +290,9 @@ func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	e.native.RLock()
 	defer e.native.RUnlock()
 	if err = e.admits(r); err != nil {
+		return p, err
+	}
+	if p.adapter, err = e.adapters.find(r.Model.Adapter); err != nil {
 		return p, err
 	}
 	if p.form, err = formOf(r); err != nil {
@@ -304,14 +319,14 @@ func (e *Engine) admits(r *engine.Request) error {
 	return check(r, e.model.vocab)
 }
 
-// serves compares digests where the request has them, since a name may be an alias.
+// serves compares digests where the request has them, since a name may be an alias. Adapters are looked for later.
 func (e *Engine) serves(m engine.Model) error {
 	own := e.info.Models[0].Model
 	same := m.Base == own.Base
 	if m.Base == "" {
 		same = m.Name == "" || m.Name == own.Name
 	}
-	if !same || m.Adapter != own.Adapter || m.Template != "" && m.Template != own.Template {
+	if !same || m.Template != "" && m.Template != own.Template {
 		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the model %q is not served here", m.Name)
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hybridgroup/yzma/pkg/llama"
+
 	"lorry/engine"
 )
 
@@ -24,6 +26,13 @@ type decoder interface {
 	// sequence as it was, where that can't be done.
 	thaw(state []byte, slot, from, to int) bool
 	why(code int32) string
+
+	// load may run in a goroutine of its own, but neither beside unload, nor beside the first decode after a use or an
+	// unload that changed anything.
+	load(a *adapter) (llama.AdapterLora, error)
+	unload(handle llama.AdapterLora)
+	// use has the calls from now on compute with an adapter, with none for 0. It says false when that is impossible.
+	use(handle llama.AdapterLora) bool
 }
 
 // Stats counts what an engine has done.
@@ -48,6 +57,15 @@ type Stats struct {
 	Outstanding int // requests taken and not ended
 	Embedded    int // texts made vectors of, in EmbedCalls native calls
 	EmbedCalls  int
+
+	Adapters     int           // loaded
+	AdapterBytes int64         // of these
+	AdapterLoads int           // times that one was loaded
+	Evicted      int           // of them, those that were freed to make room
+	Changes      int           // of the adapter that the context computes with
+	ChangeCost   time.Duration // of one, by the moving mean
+	Turns        int           // turns that ended while others waited for theirs
+	TurnTime     time.Duration // of these together
 }
 
 // loop owns the context: it alone calls into it. Sequences join and leave at every step.
@@ -57,6 +75,13 @@ type loop struct {
 	rows     int // most rows of a step
 	noShare  bool
 	pace     pace
+	turns    turns
+	rack     rack
+	loading  *adapter // by a goroutine of its own
+	blamed   []string // the requests that it is loaded for
+	sized    bool     // a call was made since the context's adapter changed
+	stalled  bool     // there is nothing to do before an adapter is loaded
+	loaders  sync.WaitGroup
 	observe  engine.DecodeObserver
 	cache    *cache
 	texts    *embedder // nil: none are embedded
@@ -75,6 +100,7 @@ type loop struct {
 	mu       sync.Mutex
 	inbox    []*run
 	asks     []inquiry
+	arrived  *arrival // what was loaded
 	closed   bool
 	snapshot Stats
 	wake     chan struct{}
@@ -93,6 +119,7 @@ func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 	}
 	return &loop{
 		dev: dev, vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
+		rack: rack{dev: dev, most: c.AdapterBytes},
 		pace: pace{target: c.StepTarget}, cache: newCache(dev, c.Slots, cells, idle, coldBytes, branches),
 		cells: cells, slots: c.Slots, patience: patience, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
@@ -158,12 +185,21 @@ func (l *loop) receive() bool {
 		if closed {
 			return false
 		}
-		if len(l.running)+len(l.waiting) > 0 || l.texts.waiting() {
+		if l.work() {
 			return true
 		}
 		l.tell(nil)
+		l.stalled = false
 		<-l.wake
 	}
+}
+
+// work says that there is something to do.
+func (l *loop) work() bool {
+	if l.loading == nil && l.texts.waiting() {
+		return true
+	}
+	return !l.stalled && len(l.running)+len(l.waiting)+len(l.ended) > 0
 }
 
 // takeInbox queues one sequence of each run; the others follow when the prompt is computed.
@@ -177,6 +213,7 @@ func (l *loop) takeInbox() {
 		l.stats.Resumed += u.usage.ResumedTokens
 	}
 	l.inbox = nil
+	l.arrive()
 	l.publish()
 	l.answer()
 }
@@ -198,18 +235,22 @@ func (l *loop) publish() {
 	if l.texts != nil {
 		s.Embedded, s.EmbedCalls = l.texts.stats.texts, l.texts.stats.calls
 	}
+	s.Adapters, s.AdapterBytes, s.AdapterLoads, s.Evicted = len(l.rack.loaded), l.rack.held, l.rack.loads, l.rack.evicted
+	s.Changes, s.ChangeCost, s.Turns, s.TurnTime = l.turns.changes, l.turns.cost.change(), l.turns.ended, l.turns.length
 	l.snapshot = s
 }
 
-// step computes one token for every sequence that draws, and a piece of the prompts.
+// step computes one token for every sequence that draws, and a piece of the prompts, of those whose turn it is.
 func (l *loop) step() {
 	begun := time.Now()
 	l.gauge.begin()
 	l.dropCancelled()
 	l.admit()
+	l.turn(begun)
 	l.provide()
-	ready := drawing(l.running)
-	rows := plan(l.running, l.pace.limit(ready, l.rows))
+	mine := l.mine()
+	ready := drawing(mine)
+	rows := plan(mine, l.pace.limit(ready, l.rows))
 	if len(rows) > 0 {
 		l.decode(rows)
 	}
@@ -219,7 +260,10 @@ func (l *loop) step() {
 	l.settle()
 	l.gauge.end()
 	l.show()
-	l.embed(len(rows), ready)
+	if l.loading == nil { // its context counts the model's adapters when it is made
+		l.embed(len(rows), ready)
+	}
+	l.load()
 }
 
 // dropCancelled frees what belongs to requests that nobody waits for any more.
@@ -234,16 +278,17 @@ func (l *loop) dropCancelled() {
 	}
 }
 
-// admit starts waiting sequences, in order, while there is room. One that does not fit is waited for: a later, smaller
-// one never starves it. One that waits for its beginning to be computed by another lets others pass; there are at most
-// as many as slots of these, so that a long queue costs a step nothing.
+// admit starts waiting sequences, in the order of candidates, while there is room. One that does not fit is waited for:
+// a later, smaller one never starves it. One that waits for its adapter, or for its beginning to be computed by another,
+// lets others pass.
 func (l *loop) admit() {
-	for i := 0; i < min(len(l.waiting), l.slots) && len(l.running) < l.slots; {
-		switch s := l.waiting[i]; {
-		case l.cache.coming(s, l.running):
-			i++
+	for _, s := range l.candidates() {
+		switch {
+		case len(l.running) >= l.slots:
+			return
+		case !l.there(s) || l.cache.coming(s, l.running):
 		case l.start(s):
-			l.waiting = slices.Delete(l.waiting, i, i+1)
+			l.waiting = without(l.waiting, s)
 		default:
 			return
 		}
@@ -259,6 +304,7 @@ func (l *loop) start(s *sequence) bool {
 	l.stats.Mismatched = l.cache.wrong
 	if u := s.run; !u.started {
 		u.started = true
+		l.rack.begin(u.adapter)
 		u.usage.CachedTokens = s.done
 	}
 	l.running = append(l.running, s)
@@ -267,7 +313,7 @@ func (l *loop) start(s *sequence) bool {
 
 // provide makes sure of a cell for each token that the step computes. Where there is none, the youngest gives way.
 func (l *loop) provide() {
-	for _, s := range slices.Clone(l.running) {
+	for _, s := range l.mine() {
 		for s.slot >= 0 && s.pending() == 1 && !l.cache.grow(s) {
 			l.preempt()
 		}
@@ -304,10 +350,13 @@ func (l *loop) vacate(s *sequence, keep bool) {
 func (l *loop) decode(rows []row) {
 	l.tell(requests(rows))
 	l.gauge.lap(&l.gauge.step.Parts.Plan)
+	begun := time.Now()
 	code := l.dev.decode(rows)
 	l.gauge.lap(&l.gauge.step.Parts.Compute)
 	l.stats.Steps++
 	if code == 0 {
+		l.sized = true
+		l.turns.cost.note(len(rows), time.Since(begun))
 		l.stats.Rows += len(rows)
 		l.gauge.computed(rows)
 		l.harvest(rows)
@@ -507,6 +556,9 @@ func (l *loop) end(u *run, err error) {
 
 func (l *loop) finish(u *run, err error) {
 	u.free()
+	if u.started {
+		l.rack.end(u.adapter)
+	}
 	l.stats.Outstanding--
 	l.ended = append(l.ended, ending{u, err})
 }
@@ -539,15 +591,18 @@ func (l *loop) show() {
 
 // tell lets the observer know whom the next native call may be put down to.
 func (l *loop) tell(ids []string) {
+	ids = slices.Concat(ids, l.blamed)
 	if slices.Equal(ids, l.seen) {
 		return
 	}
 	l.seen = ids
-	l.observe(slices.Clone(ids))
+	l.observe(ids)
 }
 
 // abandon ends all runs when the engine closes.
 func (l *loop) abandon() {
+	l.loaders.Wait()
+	l.blamed = nil
 	for _, s := range slices.Concat(l.running, l.waiting) {
 		if s.run.open > 0 {
 			l.end(s.run, errClosed())

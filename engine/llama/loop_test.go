@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/hybridgroup/yzma/pkg/llama"
+
 	"lorry/engine"
 )
 
@@ -23,14 +25,16 @@ type machine struct {
 	calls int
 	last  []row
 	hold  bool // the loop begins when together has submitted all
+	shop  shop
 }
 
 func newMachine(t *testing.T, room int, fail func(int, []row) int32) *machine {
-	return &machine{t: t, cells: map[int][]*int32{}, room: room, fail: fail}
+	return &machine{t: t, cells: map[int][]*int32{}, room: room, fail: fail, shop: shop{t: t, loaded: map[llama.AdapterLora]*adapter{}}}
 }
 
 func (m *machine) decode(rows []row) int32 {
 	m.calls++
+	m.shop.compute(rows)
 	if m.fail != nil {
 		if code := m.fail(m.calls, rows); code != 0 {
 			return code
@@ -132,6 +136,10 @@ func (m *machine) remove(slot, from int) bool {
 }
 
 func (m *machine) why(code int32) string { return fmt.Sprint("code ", code) }
+
+func (m *machine) load(a *adapter) (llama.AdapterLora, error) { return m.shop.load(a) }
+func (m *machine) unload(handle llama.AdapterLora)            { m.shop.unload(handle) }
+func (m *machine) use(handle llama.AdapterLora) bool          { return m.shop.use(handle) }
 
 // numbers is a vocabulary of which each token is its number and a blank.
 func numbers() *vocab {

@@ -28,6 +28,7 @@ type model struct {
 	rows     int       // most rows of one call
 	slots    int
 	params   llama.ContextParams // of ctx
+	adapter  llama.AdapterLora   // that ctx computes with; 0: none
 	branches bool                // a range of one sequence's cells may be shared with another
 }
 
@@ -151,7 +152,8 @@ func kvType(c Config) (llama.GGMLType, error) {
 // limit is the longest prompt and answer together.
 func (m *model) limit() int { return min(m.trained, m.cells) }
 
-// free gives everything back, the context before the model, as llama.cpp wants it. It may be called half-way.
+// free gives everything back, the context before the model, as llama.cpp wants it; the model's adapters go with it. It
+// may be called half-way.
 func (m *model) free() {
 	m.template.close()
 	if m.batch.Token != nil {

@@ -359,7 +359,7 @@ func TestServes(t *testing.T) {
 		"alias of base":    {engine.Model{Name: "x", Base: "b"}, true},
 		"another base":     {engine.Model{Name: "m", Base: "x"}, false},
 		"another template": {engine.Model{Name: "m", Base: "b", Template: "x"}, false},
-		"an adapter":       {engine.Model{Name: "m", Base: "b", Adapter: "a"}, false},
+		"an adapter":       {engine.Model{Name: "m", Base: "b", Adapter: "a"}, true}, // it is looked for later
 	} {
 		if err := e.serves(c.model); (err == nil) != c.want || err != nil && !errors.Is(err, engine.ErrNotFound) {
 			t.Errorf("%s: got %v", name, err)

@@ -16,6 +16,7 @@ type run struct {
 	ctx     context.Context
 	request *engine.Request
 	scope   scope
+	adapter *adapter // nil: the base alone
 	prompt  []int32
 	most    int // tokens of an answer, by MaxTokens and the context
 	begun   time.Time

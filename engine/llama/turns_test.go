@@ -1,0 +1,370 @@
+package llama
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hybridgroup/yzma/pkg/llama"
+
+	"lorry/engine"
+)
+
+// shop stands for llama.cpp's part in adapters: it fails the test where llama.cpp would crash or compute nonsense, and
+// takes the time that things take.
+type shop struct {
+	t      *testing.T
+	step   time.Duration // of a call
+	change time.Duration // of a call after a change, on top
+	copy   time.Duration // of loading one
+	broken *adapter      // can't be loaded
+
+	mu      sync.Mutex
+	loaded  map[llama.AdapterLora]*adapter
+	next    llama.AdapterLora
+	now     llama.AdapterLora
+	loading bool
+	unsized bool
+	worst   int64 // bytes at the same moment
+}
+
+func (s *shop) load(a *adapter) (llama.AdapterLora, error) {
+	s.mu.Lock()
+	if s.loading {
+		s.t.Error("two are loaded at once")
+	}
+	s.loading = true
+	s.mu.Unlock()
+	time.Sleep(s.copy)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loading = false
+	if a == s.broken {
+		return 0, badAdapter(a.digest, errors.New("broken"))
+	}
+	s.next++
+	s.loaded[s.next] = a
+	var sum int64
+	for _, x := range s.loaded {
+		sum += x.bytes
+	}
+	s.worst = max(s.worst, sum)
+	return s.next, nil
+}
+
+func (s *shop) unload(handle llama.AdapterLora) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.loading || s.loaded[handle] == nil {
+		s.t.Errorf("%d is freed while another is loaded, or twice", handle)
+	}
+	delete(s.loaded, handle)
+	if s.now == handle {
+		s.now, s.unsized = 0, true
+	}
+}
+
+func (s *shop) use(handle llama.AdapterLora) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if handle != 0 && s.loaded[handle] == nil {
+		s.t.Errorf("%d is used and not loaded", handle)
+	}
+	s.unsized = s.unsized || s.now != handle
+	s.now = handle
+	return true
+}
+
+// compute is a call of decode.
+func (s *shop) compute(rows []row) {
+	s.mu.Lock()
+	took := s.step
+	if s.unsized {
+		took += s.change
+	}
+	if s.unsized && s.loading {
+		s.t.Error("the graph is planned anew while an adapter is loaded")
+	}
+	s.unsized = false
+	for _, r := range rows {
+		if want := r.seq.run.adapter; s.loaded[s.now] != want {
+			s.t.Errorf("%s computes with the wrong adapter", r.seq.run.request.ID)
+		}
+	}
+	s.mu.Unlock()
+	time.Sleep(took)
+}
+
+// fleet is n adapters of 100 bytes.
+func fleet(n int) (all []*adapter) {
+	for i := range n {
+		all = append(all, &adapter{digest: fmt.Sprint(i), bytes: 100})
+	}
+	return all
+}
+
+// adapterWorld is a loop over a machine on which a call takes 10 ms, 5 more after a change, and loading takes 50.
+func adapterWorld(t *testing.T, most int64) (*world, *machine) {
+	m := newMachine(t, 4000, nil)
+	m.shop.step, m.shop.change, m.shop.copy = 10*time.Millisecond, 5*time.Millisecond, 50*time.Millisecond
+	w := &world{submitted: make(chan struct{})}
+	w.loop = newLoop(Config{Slots: 4, Rows: 16, IdleCells: 500, StepTarget: -1, AdapterBytes: most}, m, numbers(), 4000, true)
+	go w.loop.run()
+	t.Cleanup(w.close)
+	return w, m
+}
+
+// job is a run of n tokens with an adapter, and when it was done.
+type job struct {
+	*run
+	n    int
+	done time.Time
+	err  error
+}
+
+func (w *world) begin(t *testing.T, a *adapter, n, first int) *job {
+	u := counting(t.Context(), fmt.Sprint(first), n, 1, 7, 8, int32(first))
+	u.adapter = a
+	if a != nil {
+		u.scope.adapter = a.digest
+	}
+	if err := w.submit(u); err != nil {
+		t.Fatal(err)
+	}
+	return &job{run: u, n: n}
+}
+
+// finish waits for jobs and checks what they say.
+func finish(t *testing.T, jobs []*job) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for i, j := range jobs {
+		wg.Go(func() {
+			var c *engine.Completion
+			c, j.err = j.wait(nil)
+			j.done = time.Now()
+			if want := after(int(j.prompt[2]), j.n); j.err == nil && c.Choices[0].Text != want {
+				t.Errorf("job %d: got %q, want %q", i, c.Choices[0].Text, want)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func noErrors(t *testing.T, jobs []*job) {
+	t.Helper()
+	for i, j := range jobs {
+		if j.err != nil {
+			t.Errorf("job %d: %v", i, j.err)
+		}
+	}
+}
+
+// TestTurnsShare: sequences of three adapters that run beside each other get on alike, and few changes are made.
+func TestTurnsShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := adapterWorld(t, 1000)
+		kinds := append(fleet(2), nil)
+		var jobs []*job
+		for i, a := range kinds {
+			jobs = append(jobs, w.begin(t, a, 200, i))
+		}
+		began := time.Now()
+		finish(t, jobs)
+		noErrors(t, jobs)
+		first, last := jobs[0].done, jobs[0].done
+		for _, j := range jobs {
+			first, last = minTime(first, j.done), maxTime(last, j.done)
+		}
+		if apart := last.Sub(first); apart > last.Sub(began)/5 {
+			t.Errorf("the first ended %v before the last, of %v", apart, last.Sub(began))
+		}
+		s := w.read()
+		if spent := time.Duration(s.Changes) * 5 * time.Millisecond; spent > last.Sub(began)/10 || s.Turns < 10 {
+			t.Errorf("%d changes in %v, %d turns", s.Changes, last.Sub(began), s.Turns)
+		}
+		if s.ChangeCost < 4*time.Millisecond || s.ChangeCost > 6*time.Millisecond {
+			t.Errorf("a change costs %v, want 5 ms", s.ChangeCost)
+		}
+	})
+}
+
+func minTime(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// TestTurnsWaitIsBounded: a request gets in and on, however many of another adapter keep coming.
+func TestTurnsWaitIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := adapterWorld(t, 1000)
+		kinds := fleet(2)
+		var crowd []*job
+		for i := range 60 { // 4 slots: 15 rounds of half a second
+			crowd = append(crowd, w.begin(t, kinds[0], 50, i%90))
+		}
+		time.Sleep(100 * time.Millisecond)
+		late := w.begin(t, kinds[1], 10, 99)
+		began := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() { finish(t, crowd) })
+		finish(t, []*job{late})
+		if took := time.Since(began); took > tenure+2*time.Second || late.err != nil {
+			t.Errorf("it took %v, %v", took, late.err)
+		}
+		wg.Wait()
+		noErrors(t, crowd)
+	})
+}
+
+// TestCrowdOfAdapters: requests of many adapters, in no order, share calls with those of their own, and all are
+// answered though only some adapters fit.
+func TestCrowdOfAdapters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := adapterWorld(t, 300)
+		kinds := fleet(8)
+		var jobs []*job
+		for i := range 64 {
+			jobs = append(jobs, w.begin(t, kinds[i*5%8], 20, i%90))
+		}
+		finish(t, jobs)
+		noErrors(t, jobs)
+		s := w.read()
+		if mean := float64(s.Drawn) / float64(s.Steps); mean < 3 {
+			t.Errorf("calls draw %.1f tokens on average, of 4: %+v", mean, s)
+		}
+		if s.AdapterLoads > 16 || s.Evicted < 5 || s.Adapters > 3 || m.shop.worst > 300 {
+			t.Errorf("%d bytes were loaded: %+v", m.shop.worst, s)
+		}
+	})
+}
+
+// TestLoadingStopsNobody: while an adapter is loaded those whose turn it is go on at their pace.
+func TestLoadingStopsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := adapterWorld(t, 1000)
+		m.shop.copy = time.Second
+		base := w.begin(t, nil, 50, 1)
+		time.Sleep(50 * time.Millisecond)
+		late := w.begin(t, fleet(1)[0], 5, 2)
+		began := time.Now()
+		finish(t, []*job{base})
+		if took := time.Since(began); took > 520*time.Millisecond || base.err != nil {
+			t.Errorf("50 tokens took %v beside a load, %v", took, base.err)
+		}
+		finish(t, []*job{late})
+		noErrors(t, []*job{late})
+	})
+}
+
+// TestBrokenAdapter: those who asked for it get its error, everybody else an answer.
+func TestBrokenAdapter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := adapterWorld(t, 250)
+		kinds := fleet(3)
+		kinds[2].bytes, kinds[1].pinned = 200, true
+		m.shop.broken = kinds[0]
+		var jobs []*job
+		for i, a := range []*adapter{kinds[0], nil, kinds[1], kinds[0], kinds[2]} {
+			jobs = append(jobs, w.begin(t, a, 10, i))
+		}
+		finish(t, jobs)
+		for i, bad := range []bool{true, false, false, true, true} { // the last has no room beside the pinned one
+			if errors.Is(jobs[i].err, engine.ErrInvalid) != bad || !bad && jobs[i].err != nil {
+				t.Errorf("job %d: %v", i, jobs[i].err)
+			}
+		}
+		if again := w.begin(t, nil, 5, 50); true {
+			finish(t, []*job{again})
+			noErrors(t, []*job{again})
+		}
+	})
+}
+
+// TestCloseWhileLoading: close waits for the load, and ends those who wait for it.
+func TestCloseWhileLoading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := adapterWorld(t, 1000)
+		j := w.begin(t, fleet(1)[0], 5, 1)
+		time.Sleep(10 * time.Millisecond)
+		w.close()
+		finish(t, []*job{j})
+		if !errors.Is(j.err, engine.ErrUnavailable) {
+			t.Errorf("got %v", j.err)
+		}
+	})
+}
+
+func TestTurns(t *testing.T) {
+	a := fleet(3)
+	at := time.Unix(1000, 0)
+	nearby := at.Add(time.Second)
+	both := []group{{adapter: a[0], rows: 2}, {adapter: a[1], rows: 1}}
+	hurry := []group{{adapter: a[0], rows: 9}, {adapter: a[1], rows: 1}, {adapter: a[2], rows: 1, deadline: nearby}}
+	for name, c := range map[string]struct {
+		turns  turns
+		groups []group
+		fixed  bool
+		want   *adapter
+	}{
+		"one":                     {turns{now: a[0], begun: at}, []group{{adapter: a[1]}}, false, a[1]},
+		"not over yet":            {turns{now: a[0], begun: at.Add(-150 * time.Millisecond)}, both, false, a[0]},
+		"over":                    {turns{now: a[0], begun: at.Add(-200 * time.Millisecond)}, both, false, a[1]},
+		"fixed":                   {turns{now: a[0], begun: at.Add(-time.Hour)}, both, true, a[0]},
+		"its work is done":        {turns{now: a[2], begun: at}, both, false, a[0]},
+		"in line":                 {turns{now: a[2], begun: at, line: []*adapter{a[1]}}, both, false, a[1]},
+		"a deadline cuts a turn":  {turns{now: a[0], begun: at.Add(-100 * time.Millisecond)}, hurry, false, a[2]},
+		"but not below the least": {turns{now: a[0], begun: at.Add(-99 * time.Millisecond)}, hurry, false, a[0]},
+		"nor twice in a row":      {turns{now: a[0], begun: at.Add(-100 * time.Millisecond), rushed: true}, hurry, false, a[0]},
+		"then the line goes on":   {turns{now: a[0], begun: at.Add(-time.Second), rushed: true}, hurry, false, a[1]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.turns.next(c.groups, at, c.fixed); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+			if slices.Contains(c.turns.line, c.turns.now) {
+				t.Error("who has the turn waits for it")
+			}
+		})
+	}
+}
+
+func TestFavour(t *testing.T) {
+	a := fleet(3)
+	at := time.Unix(1000, 0)
+	nearby := at.Add(time.Second)
+	for name, c := range map[string]struct {
+		turns  turns
+		claims []claim
+		want   *adapter
+	}{
+		"nobody":             {turns{favoured: a[0]}, nil, a[0]},
+		"first come":         {turns{}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[1]},
+		"stays":              {turns{favoured: a[0], since: at.Add(-time.Second)}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[0]},
+		"is over":            {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[1]},
+		"nobody else":        {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[0]}}, a[0]},
+		"has none":           {turns{favoured: a[0], since: at}, []claim{{adapter: a[2]}, {adapter: a[1]}}, a[2]},
+		"a deadline is near": {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[0]}, {adapter: a[1]}, {a[2], nearby}}, a[2]},
+		"one is far":         {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[1]}, {a[2], at.Add(time.Hour)}}, a[1]},
+		"the base":           {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[0]}, {}}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.turns.favour(c.claims, at); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
