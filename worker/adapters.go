@@ -1,0 +1,151 @@
+package worker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"lorry/blob"
+	"lorry/engine"
+)
+
+// AdaptersConfig says where adapters come from, and where the engine reads them. Store and Dir are required.
+type AdaptersConfig struct {
+	// Store holds all adapters of the fleet.
+	Store blob.Store
+	// Dir is the engine's folder of them: each under its digest. Several workers of a host may share it. What was
+	// fetched stays.
+	Dir string
+	// Timeout bounds a fetch. 0: 10 minutes.
+	Timeout time.Duration
+	Log     zerolog.Logger
+}
+
+// adapting is an engine whose adapters are fetched before it needs them.
+type adapting struct {
+	engine.Engine
+	cfg AdaptersConfig
+
+	mu      sync.Mutex
+	flights map[string]*flight
+}
+
+// flight is a fetch under way, that all who need the adapter wait for.
+type flight struct {
+	done chan struct{}
+	err  error // read after done
+}
+
+// WithAdapters has the adapters of requests fetched by their digests before e runs them.
+func WithAdapters(e engine.Engine, c AdaptersConfig) (engine.Engine, error) {
+	if c.Timeout == 0 {
+		c.Timeout = 10 * time.Minute
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("worker: make the adapters' folder: %w", err)
+	}
+	return &adapting{Engine: e, cfg: c, flights: map[string]*flight{}}, nil
+}
+
+// Run fetches the request's adapter where it is not there. One that the store does not have is engine.NotFound; a store
+// that does not answer is engine.Unavailable.
+func (a *adapting) Run(ctx context.Context, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
+	if digest := r.Model.Adapter; digest != "" {
+		if err := a.need(ctx, digest); err != nil {
+			return nil, err
+		}
+	}
+	return a.Engine.Run(ctx, r, emit)
+}
+
+// need returns when an adapter is in the folder.
+func (a *adapting) need(ctx context.Context, digest string) error {
+	if !blob.Valid(digest) {
+		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the adapter %.80q is no digest", digest)
+	}
+	if _, err := os.Stat(filepath.Join(a.cfg.Dir, digest)); err == nil {
+		return nil
+	}
+	f := a.join(digest)
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// join is the fetch that is under way, or a new one. It goes on when the request that began it ends: others wait for it.
+func (a *adapting) join(digest string) *flight {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if f := a.flights[digest]; f != nil {
+		return f
+	}
+	f := &flight{done: make(chan struct{})}
+	a.flights[digest] = f
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Timeout)
+		defer cancel()
+		f.err = a.fetch(ctx, digest)
+		a.mu.Lock()
+		delete(a.flights, digest)
+		a.mu.Unlock()
+		close(f.done)
+	}()
+	return f
+}
+
+func (a *adapting) fetch(ctx context.Context, digest string) error {
+	began := time.Now()
+	err := a.copy(ctx, digest)
+	switch {
+	case errors.Is(err, blob.ErrNotFound):
+		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the adapter %s is not stored: push it again (lorry model push)", digest)
+	case errors.Is(err, errDamaged):
+		return engine.Errorf(engine.Internal, "", "", "%v: push it again (lorry model push)", err)
+	case err != nil:
+		a.cfg.Log.Warn().Err(err).Str("adapter", digest).Msg("adapter not fetched")
+		return engine.Errorf(engine.Unavailable, "", "", "the adapter %s can't be fetched: %v", digest, err)
+	}
+	a.cfg.Log.Info().Str("adapter", digest).Dur("took", time.Since(began)).Msg("adapter fetched")
+	return nil
+}
+
+// errDamaged is a blob with other bytes than its digest says.
+var errDamaged = errors.New("the stored bytes of the adapter are damaged")
+
+// copy puts a blob into the folder by rename, once its bytes are on disk and are what the digest says.
+func (a *adapting) copy(ctx context.Context, digest string) error {
+	from, err := a.cfg.Store.Open(ctx, digest)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.CreateTemp(a.cfg.Dir, ".fetch-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(to.Name()) // gone already after success
+	defer to.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(to, sum), from); err != nil {
+		return err
+	}
+	if hex.EncodeToString(sum.Sum(nil)) != digest {
+		return fmt.Errorf("%w: %s", errDamaged, digest)
+	}
+	if err := to.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(to.Name(), filepath.Join(a.cfg.Dir, digest))
+}

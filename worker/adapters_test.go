@@ -1,0 +1,149 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"lorry/blob"
+	"lorry/engine"
+	"lorry/engine/echo"
+)
+
+// counted is a store that counts what is opened, holds it up while wait is open, and may fail.
+type counted struct {
+	blob.Store
+	opened atomic.Int64
+	wait   chan struct{}
+	err    error
+}
+
+func (c *counted) Open(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
+	c.opened.Add(1)
+	<-c.wait
+	if c.err != nil {
+		return nil, c.err
+	}
+	return c.Store.Open(ctx, digest)
+}
+
+func adapterStore(t *testing.T) *counted {
+	t.Helper()
+	d, err := blob.OpenDir(blob.DirConfig{Dir: t.TempDir(), MinFree: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	c := &counted{Store: d, wait: make(chan struct{})}
+	close(c.wait)
+	return c
+}
+
+func withAdapters(t *testing.T, store blob.Store) (engine.Engine, string) {
+	t.Helper()
+	e, err := echo.New(echo.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	dir := filepath.Join(t.TempDir(), "adapters")
+	a, err := WithAdapters(e, AdaptersConfig{Store: store, Dir: dir, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, dir
+}
+
+func askWith(adapter string) *engine.Request {
+	return &engine.Request{ID: "r", Kind: engine.Text, Prompt: "hi", Model: engine.Model{Adapter: adapter}, Sampling: engine.Sampling{N: 1, TopP: 1, MaxTokens: 3}}
+}
+
+// TestAdapterIsFetchedOnce: all who need it wait for one copy, which is there for the next.
+func TestAdapterIsFetchedOnce(t *testing.T) {
+	store := adapterStore(t)
+	body := bytes.Repeat([]byte("weights"), 100_000)
+	ref, err := store.Put(t.Context(), bytes.NewReader(body), 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.wait = make(chan struct{})
+	e, dir := withAdapters(t, store)
+	impatient, leave := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i := range 8 {
+		ctx := t.Context()
+		if i == 0 {
+			ctx = impatient
+		}
+		wg.Go(func() { _ = e.(*adapting).need(ctx, ref.Digest) })
+	}
+	leave()
+	close(store.wait)
+	wg.Wait()
+	_ = e.(*adapting).need(t.Context(), ref.Digest)
+	got, err := os.ReadFile(filepath.Join(dir, ref.Digest))
+	if err != nil || !bytes.Equal(got, body) || store.opened.Load() != 1 {
+		t.Errorf("%d bytes of %d, %v; opened %d times", len(got), len(body), err, store.opened.Load())
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, ".fetch-*"))
+	if len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestAdapterThatCannotBeFetched(t *testing.T) {
+	missing := strings.Repeat("a", 64)
+	for name, c := range map[string]struct {
+		digest string
+		spoil  func(t *testing.T, s *counted, digest string)
+		want   error
+	}{
+		"no digest":     {"../x", nil, engine.ErrNotFound},
+		"not stored":    {missing, nil, engine.ErrNotFound},
+		"store is away": {missing, func(_ *testing.T, s *counted, _ string) { s.err = io.ErrUnexpectedEOF }, engine.ErrUnavailable},
+		"damaged": {"", func(t *testing.T, s *counted, digest string) {
+			s.Store = other{s.Store}
+		}, &engine.Error{Class: engine.Internal}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := adapterStore(t)
+			ref, err := store.Put(t.Context(), strings.NewReader("weights"), 0, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.digest == "" {
+				c.digest = ref.Digest
+			}
+			if c.spoil != nil {
+				c.spoil(t, store, c.digest)
+			}
+			e, dir := withAdapters(t, store)
+			if _, err := e.Run(t.Context(), askWith(c.digest), nil); !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// other gives other bytes than were asked for.
+type other struct{ blob.Store }
+
+func (o other) Open(context.Context, string) (io.ReadSeekCloser, error) {
+	return readSeekCloser{strings.NewReader("something else")}, nil
+}
+
+type readSeekCloser struct{ *strings.Reader }
+
+func (readSeekCloser) Close() error { return nil }
