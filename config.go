@@ -49,6 +49,9 @@ type Config struct {
 	Flash     bool   `yaml:"flash_attention" env:"FLASH_ATTENTION" for:"up worker" doc:"compute llama's attention the short way"`
 	Runtime   string `yaml:"runtime" env:"RUNTIME" for:"up worker model tool" doc:"folder of llama.cpp's libraries, the demo's weights and Valkey; empty: runtime/ beside the program"`
 
+	Adapter       Adapters `yaml:"adapter" env:"ADAPTER" for:"up worker" doc:"LoRA adapters (GGUF) of the model to serve: NAME=FILE[,base=NAME][,pin]; several by ; or by repeating the flag; those with pin stay in memory"`
+	AdapterMemory Size     `yaml:"adapter_memory" env:"ADAPTER_MEMORY" for:"up worker" doc:"bytes of adapters that an engine holds at the same moment; the others are loaded when they are asked for; 0: 1GiB"`
+
 	NATS     string `yaml:"nats" env:"NATS" for:"up producer worker scheduler dashboard key webhook" secret:"url" doc:"NATS servers (nats://, tls://; several by commas); empty: the embedded one of this data folder"`
 	NATSCred string `yaml:"nats_creds" env:"NATS_CREDS" for:"up producer worker scheduler dashboard key webhook" doc:"NATS credentials file"`
 	NATSCA   string `yaml:"nats_ca" env:"NATS_CA" for:"up producer worker scheduler dashboard key webhook" doc:"PEM file of the authorities that signed the NATS servers' certificates"`
@@ -209,6 +212,9 @@ func (f *rawFlag) Set(s string) error {
 				return err
 			}
 		}
+	}
+	if _, many := f.value.Interface().(Adapters); many && f.set_ {
+		s = f.text + ";" + s
 	}
 	f.text, f.set_ = s, true
 	return nil
@@ -389,6 +395,8 @@ func (c *Config) check() error {
 		return errors.New("data: name a folder (--data DIR or LORRY_DATA)")
 	case c.Engine != "llama" && c.Engine != "echo" && !isHTTP(c.Engine):
 		return fmt.Errorf("engine: %q is none of llama, echo, http://… and https://…", c.Engine)
+	case c.Engine != "llama" && len(c.Adapter) > 0:
+		return fmt.Errorf("adapter: only the engine llama serves adapters from files, not %s", c.Engine)
 	case c.URL != "" && !isHTTP(c.URL):
 		return fmt.Errorf("url: %q is no http:// or https:// URL", c.URL)
 	case c.Workers < 0 || c.Workers > 64:
@@ -555,6 +563,11 @@ func parsePrefix(s string) (netip.Prefix, error) {
 
 // UnmarshalYAML takes a list or one string.
 func (p *Prefixes) UnmarshalYAML(unmarshal func(any) error) error {
+	return unmarshalList(unmarshal, ",", p)
+}
+
+// unmarshalList gives a list of YAML, or one string, to what parses text.
+func unmarshalList(unmarshal func(any) error, by string, to encoding.TextUnmarshaler) error {
 	var list []string
 	if err := unmarshal(&list); err != nil {
 		var one string
@@ -563,7 +576,7 @@ func (p *Prefixes) UnmarshalYAML(unmarshal func(any) error) error {
 		}
 		list = []string{one}
 	}
-	return p.UnmarshalText([]byte(strings.Join(list, ",")))
+	return to.UnmarshalText([]byte(strings.Join(list, by)))
 }
 
 // String is the comma-separated form.

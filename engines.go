@@ -44,6 +44,9 @@ func checkEngine(c *Config) error {
 	if _, err := libDir(c); err != nil {
 		return err
 	}
+	if err := c.Adapter.check(); err != nil {
+		return err
+	}
 	_, _, err := modelOf(c)
 	return err
 }
@@ -90,7 +93,12 @@ func openLlama(ctx context.Context, c *Config, log logger) (*opened, error) {
 		return nil, err
 	}
 	args := []string{"--lib", lib, "--model", file, "--name", name, "--base", base, "--fd", strconv.Itoa(child.FD)}
-	for flag, n := range map[string]int{"--slots": c.Slots, "--threads": c.threads(), "--context": c.Context, "--rows": c.Rows} {
+	pins, err := c.pins()
+	if err != nil {
+		return nil, err
+	}
+	args = append(args, "--adapters", c.adaptersDir(), "--pin", pins)
+	for flag, n := range map[string]int{"--slots": c.Slots, "--threads": c.threads(), "--context": c.Context, "--rows": c.Rows, "--adapter-memory": int(c.AdapterMemory)} {
 		if n > 0 {
 			args = append(args, flag, strconv.Itoa(n))
 		}

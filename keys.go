@@ -293,7 +293,7 @@ func instanceSecret(ctx context.Context, cfg *Config) (string, error) {
 }
 
 func newModel() *cobra.Command {
-	c := &cobra.Command{Use: "model", Short: "Look at models"}
+	c := &cobra.Command{Use: "model", Short: "Look at models, and add adapters"}
 	path := &cobra.Command{Use: "path NAME", Short: "Print the file of a model that this box can serve", Args: cobra.ExactArgs(1),
 		Example: `  lorry model path smollm2`}
 	var format string
@@ -318,5 +318,6 @@ func newModel() *cobra.Command {
 		return err
 	}
 	c.AddCommand(path)
+	c.AddCommand(cli.ModelCommands(bindTarget)...)
 	return c
 }

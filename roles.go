@@ -25,11 +25,16 @@ import (
 
 // startProducer adds the API to the crew. ready is a further condition of /readyz.
 func (s *stores) startProducer(ctx context.Context, c *crew, cfg *Config, sealer *webhook.Sealer, ready func(context.Context) error) (http.Handler, error) {
-	if err := s.openFiles(ctx, c, cfg); err != nil {
+	err := s.openFiles(ctx, c, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if s.weights, err = s.openBlobs(ctx, c.closer, cfg, weightsBucket); err != nil {
 		return nil, err
 	}
 	p, err := producer.New(producer.Config{
-		Queue: s.queue, Results: s.results, Registry: s.registry, Access: s.access, Files: s.files, Batches: s.batches, Sealer: sealer, Log: s.log,
+		Weights: s.weights,
+		Queue:   s.queue, Results: s.results, Registry: s.registry, Access: s.access, Files: s.files, Batches: s.batches, Sealer: sealer, Log: s.log,
 		MaxBody: int64(cfg.MaxBody), TenantWaiting: cfg.TenantWaiting, Grace: cfg.Grace, WebhookAllow: []netip.Prefix(cfg.WebhookAllow),
 		Ready: ready, NoMetrics: !cfg.Metrics,
 	})
@@ -69,6 +74,13 @@ func (s *stores) work(ctx context.Context, cfg *Config) error {
 	defer eng.Close()
 	if err := retry(ctx, workerReady, func(ctx context.Context) error { return s.register(ctx, eng) }); err != nil {
 		return err
+	}
+	if eng.kind == "llama" {
+		closer, err := s.adapt(ctx, cfg, eng)
+		if err != nil {
+			return err
+		}
+		defer closer()
 	}
 	devices, err := gpu.Open(gpu.Config{Log: s.log})
 	if err != nil {

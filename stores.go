@@ -33,6 +33,7 @@ type stores struct {
 	blobs    blob.Store
 	files    *batch.Files
 	batches  *batch.Batches
+	weights  blob.Store // adapters
 	log      logger
 }
 
@@ -68,24 +69,31 @@ func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
 	if s.files != nil {
 		return nil
 	}
-	if cfg.blobsInFolder() {
-		d, err := blob.OpenDir(blob.DirConfig{Dir: filepath.Join(cfg.Data, "blobs")})
-		if err != nil {
-			return err
-		}
-		c.closer("blobs", func() { _ = d.Close() })
-		s.blobs = d
-	} else {
-		o := blob.NewObjects(blob.ObjectsConfig{JS: s.queue.JS(), Replicas: cfg.Replicas})
-		if err := o.Setup(ctx); err != nil {
-			return err
-		}
-		s.blobs = o
+	var err error
+	if s.blobs, err = s.openBlobs(ctx, c.closer, cfg, blob.DefaultBucket); err != nil {
+		return err
 	}
 	s.files = batch.NewFiles(batch.FilesConfig{JS: s.queue.JS(), Blobs: s.blobs, Replicas: cfg.Replicas, Log: s.log})
 	s.batches = batch.NewBatches(batch.BatchesConfig{Queue: s.queue, Results: s.results, Files: s.files, Replicas: cfg.Replicas, Log: s.log})
 	return errors.Join(s.files.Setup(ctx), s.batches.Setup(ctx))
 }
+
+// openBlobs opens a store of bytes: a folder of the data folder, or NATS' bucket of the same name, which it makes.
+func (s *stores) openBlobs(ctx context.Context, closer func(string, func()), cfg *Config, name string) (blob.Store, error) {
+	if cfg.blobsInFolder() {
+		d, err := blob.OpenDir(blob.DirConfig{Dir: filepath.Join(cfg.Data, name)})
+		if err != nil {
+			return nil, err
+		}
+		closer(name, func() { _ = d.Close() })
+		return d, nil
+	}
+	o := blob.NewObjects(blob.ObjectsConfig{JS: s.queue.JS(), Bucket: name, Replicas: cfg.Replicas})
+	return o, o.Setup(ctx)
+}
+
+// weightsBucket holds adapters. It is not the one of clients' files, which counts its files and deletes what none has.
+const weightsBucket = "weights"
 
 func (s *stores) close() {
 	if s.redis != nil {

@@ -191,16 +191,12 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // model is the only model, or the first, that the server serves.
 func (c *Client) model(ctx context.Context) (string, error) {
-	var list struct {
-		Data []struct {
-			ID string `json:"id"`
-		} `json:"data"`
-	}
-	if err := c.do(ctx, http.MethodGet, "/v1/models", nil, nil, &list); err != nil {
+	models, err := c.Models(ctx)
+	if err != nil {
 		return "", err
 	}
-	if len(list.Data) == 0 {
+	if len(models) == 0 {
 		return "", errors.New("this Lorry serves no model yet: start a worker, or wait until it has loaded one")
 	}
-	return list.Data[0].ID, nil
+	return models[0].ID, nil
 }

@@ -27,6 +27,7 @@ import (
 
 	"lorry/access"
 	"lorry/batch"
+	"lorry/blob"
 	"lorry/queue"
 	"lorry/registry"
 	"lorry/result"
@@ -43,6 +44,8 @@ type Config struct {
 	Files *batch.Files
 	// Batches are what POST /v1/batches makes of them. Nil: the server has no batches.
 	Batches *batch.Batches
+	// Weights are the adapters that POST /lorry/v1/models keeps. Nil: the server takes none.
+	Weights blob.Store
 	// Sealer seals webhooks' own secrets. Nil keeps them as they are.
 	Sealer *webhook.Sealer
 	Log    zerolog.Logger

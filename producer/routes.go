@@ -46,6 +46,9 @@ func (s *Server) routes() http.Handler {
 		mux.Handle(pattern, s.answer(h))
 	}
 	s.hookRoutes(mux)
+	if s.cfg.Weights != nil {
+		mux.Handle("POST /lorry/v1/models", s.answer(s.createAdapter))
+	}
 	if s.cfg.Files != nil {
 		s.fileRoutes(mux)
 	}

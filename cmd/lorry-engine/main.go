@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -97,6 +98,12 @@ func parse(args []string, stderr io.Writer) (c llama.Config, fd int, version boo
 	f.IntVar(&c.Rows, "rows", 0, "most tokens of one native call (default 63 on a CPU, 512 on a GPU)")
 	f.StringVar(&c.KVType, "kv-type", "", "`type` of the KV cache: f16 or q8_0 (default f16)")
 	f.BoolVar(&c.NoFlash, "no-flash", false, "no flash attention")
+	f.StringVar(&c.Adapters, "adapters", "", "`folder` of LoRA adapters, each under its SHA-256 in hex")
+	f.Int64Var(&c.AdapterBytes, "adapter-memory", 0, "`bytes` of adapters that are loaded at the same moment (default 1 GiB)")
+	f.Func("pin", "`SHA-256`s, by commas, of adapters that stay loaded", func(s string) error {
+		c.Pinned = strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
+		return nil
+	})
 	f.IntVar(&fd, "fd", child.FD, "`descriptor` of the pipe to lorry")
 	f.BoolVar(&version, "version", false, "print llama.cpp's version")
 	if err := f.Parse(args); err != nil || version {
@@ -114,8 +121,8 @@ func complete(f *flag.FlagSet, c llama.Config) error {
 		return errors.New("this is the engine's own process, which lorry starts by itself: run `lorry up`")
 	case c.Lib == "" || c.File == "" || c.Model.Name == "":
 		return errors.New("--lib, --model and --name must be given")
-	case c.Slots < 0 || c.Context < 0 || c.Threads < 0 || c.Rows < 0:
-		return errors.New("--slots, --context, --threads and --rows can't be negative")
+	case c.Slots < 0 || c.Context < 0 || c.Threads < 0 || c.Rows < 0 || c.AdapterBytes < 0:
+		return errors.New("--slots, --context, --threads, --rows and --adapter-memory can't be negative")
 	}
 	return nil
 }

@@ -1,0 +1,59 @@
+package producer
+
+import (
+	"strings"
+	"testing"
+
+	"lorry/access"
+	"lorry/blob"
+	"lorry/engine/enginetest"
+	"lorry/registry"
+)
+
+// TestAdapters: an admin's upload makes a model that can be listed; what is wrong leaves nothing.
+func TestAdapters(t *testing.T) {
+	weights, err := blob.OpenDir(blob.DirConfig{Dir: t.TempDir(), MinFree: 1})
+	ok(t, err)
+	t.Cleanup(func() { _ = weights.Close() })
+	r := setup(t, Config{Weights: weights})
+	llama := registry.Model{Name: "llama", Base: strings.Repeat("ab", 32), Context: 2048, Runtime: "llama", File: "/on/another/host.gguf"}
+	ok(t, r.models.Put(t.Context(), llama))
+	admin, _, err := r.access.CreateKey(t.Context(), access.CreateKey{Tenant: "ops", Admin: true})
+	ok(t, err)
+	auth := "Authorization: Bearer " + admin
+	good := string(enginetest.LoRA{Layers: 1, Width: 8, KV: 8, Rank: 2}.File(t))
+
+	m := r.post("/lorry/v1/models?name=poet&base=llama", good, auth).want(t, 201)
+	if m["id"] != "poet" || m["owned_by"] != "ops" || m["context_length"] != 2048.0 {
+		t.Errorf("%v", m)
+	}
+	if got := r.do("GET", "/v1/models/poet", "", auth).want(t, 200); got["id"] != "poet" {
+		t.Errorf("%v", got)
+	}
+	for name, c := range map[string]struct {
+		query, body, auth string
+		status            int
+		code              string
+	}{
+		"no admin":       {"name=a&base=llama", good, "Authorization: Bearer " + r.key("acme"), 403, "insufficient_permissions"},
+		"no name":        {"base=llama", good, auth, 400, "missing_required_parameter"},
+		"no base":        {"name=a", good, auth, 400, "missing_required_parameter"},
+		"a typo":         {"name=a&bass=llama", good, auth, 400, "unknown_parameter"},
+		"a bad name":     {"name=a+b&base=llama", good, auth, 400, "invalid_value"},
+		"unknown base":   {"name=a&base=gpt", good, auth, 404, "model_not_found"},
+		"another engine": {"name=a&base=echo", good, auth, 400, "invalid_value"},
+		"a base's name":  {"name=echo&base=llama", good, auth, 400, "invalid_value"},
+		"no GGUF":        {"name=a&base=llama", "hello", auth, 400, "invalid_adapter"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.post("/lorry/v1/models?"+c.query, c.body, c.auth).refused(t, c.status, c.code)
+		})
+	}
+	n := 0
+	for range weights.List(t.Context()) {
+		n++
+	}
+	if n != 1 {
+		t.Errorf("%d files are kept, want one", n)
+	}
+}
