@@ -130,6 +130,9 @@ type Sampling struct {
 	IgnoreEOS bool `json:"ignore_eos,omitempty"`
 	// N is the number of answers, at least 1; answer i draws with Seed + i.
 	N int `json:"n"`
+	// BestOf, if more than N, is how many answers are made; the N of them are given that have the highest log-probability
+	// a token. Such an answer is not streamed.
+	BestOf int `json:"best_of,omitempty"`
 	// Logprobs asks for the tokens' log-probabilities; TopLogprobs (0 to 20) for the likeliest others.
 	Logprobs    bool `json:"logprobs,omitempty"`
 	TopLogprobs int  `json:"top_logprobs,omitempty"`

@@ -89,6 +89,9 @@ func (e *Engine) Info(context.Context) (engine.Info, error) {
 
 // Run answers one request.
 func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
+	if r.Sampling.BestOf > r.Sampling.N {
+		return engine.Best(ctx, r, e.Run)
+	}
 	if err := e.enter(); err != nil {
 		return nil, err
 	}
@@ -208,6 +211,9 @@ func (e *Engine) check(r *engine.Request) error {
 	}
 	if r.Kind == engine.Tokenize || r.Kind == engine.Detokenize {
 		return engine.Errorf(engine.Invalid, engine.CodeUnsupported, "model", "echo has no tokenizer: ask a model that has weights")
+	}
+	if r.Suffix != "" {
+		return engine.Errorf(engine.Invalid, engine.CodeUnsupported, "suffix", "echo fills no gaps: leave the suffix out")
 	}
 	if len(r.Tokens) > 0 {
 		return engine.Errorf(engine.Invalid, engine.CodeUnsupported, "prompt", "echo has no tokenizer: send the prompt as text")

@@ -59,6 +59,12 @@ func checkFeatures(r *engine.Request) error {
 	switch {
 	case r.Echo && r.Sampling.Logprobs:
 		return unsupported("echo", "echo together with logprobs")
+	case r.Suffix != "" && r.Echo:
+		return unsupported("suffix", "suffix together with echo")
+	case r.Suffix != "" && r.Kind != engine.Text:
+		return unsupported("suffix", "a suffix to a conversation")
+	case r.ReasoningEffort != "" && r.Kind != engine.Chat:
+		return unsupported("reasoning_effort", "reasoning_effort outside of a conversation")
 	case r.Echo && r.Kind != engine.Text:
 		return unsupported("echo", "echo of a conversation")
 	}

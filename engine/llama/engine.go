@@ -25,6 +25,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -197,6 +198,9 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	case engine.Tokenize, engine.Detokenize:
 		return e.spell(r)
 	}
+	if r.Sampling.BestOf > r.Sampling.N {
+		return engine.Best(ctx, r, e.Run)
+	}
 	begun := time.Now()
 	job, err := e.prepare(r)
 	if err != nil {
@@ -211,17 +215,23 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		u.free()
 		return nil, err
 	}
-	c, err := u.wait(job.tools.emitter(r.Sampling.N, emit))
-	if err == nil {
-		err = job.form.validate(u, e.model.vocab.end)
-	}
-	if err == nil {
-		err = job.tools.take(u, c)
-	}
+	c, err := u.wait(job.mind.emitter(r.Sampling.N, job.tools.emitter(r.Sampling.N, emit)))
 	if err != nil {
 		return nil, err
 	}
+	if err := e.finish(u, job, c); err != nil {
+		return nil, err
+	}
 	return c, nil
+}
+
+// finish takes thoughts and calls out of the texts of a run that is over, and checks what is left.
+func (e *Engine) finish(u *run, job prepared, c *engine.Completion) error {
+	job.mind.take(u, c, e.model.vocab)
+	if err := job.form.validate(u, c, e.model.vocab.end); err != nil {
+		return err
+	}
+	return job.tools.take(u, c)
 }
 
 // begin makes a run, at its beginning or where an earlier one of the same request stood.
@@ -247,6 +257,12 @@ func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, str
 	u := newRun(ctx, r, job.prompt, e.limit, stream, e.work)
 	u.adapter = job.adapter
 	u.hold(grammars)
+	for _, s := range u.seqs {
+		s.sampler.gate = gateOf(job, e.model.vocab)
+		if r.OneToolCall && job.tools != nil {
+			s.text.through = callClose
+		}
+	}
 	if r.Echo {
 		e.echo(u)
 	}
@@ -283,6 +299,7 @@ type prepared struct {
 	adapter *adapter
 	form    *form
 	tools   *tools
+	mind    *mind
 }
 
 // prepare checks a request and makes its prompt's tokens, on the caller's goroutine.
@@ -304,7 +321,7 @@ func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	if p.tools != nil && p.tools.form != nil {
 		p.form = p.tools.form
 	}
-	p.prompt, err = e.tokens(r, p.tools)
+	p.prompt, err = e.tokens(r, &p)
 	return p, err
 }
 
@@ -332,30 +349,33 @@ func (e *Engine) serves(m engine.Model) error {
 	return nil
 }
 
-func (e *Engine) tokens(r *engine.Request, tools *tools) ([]int32, error) {
+func (e *Engine) tokens(r *engine.Request, p *prepared) ([]int32, error) {
 	switch {
 	case r.Kind == engine.Chat:
-		return e.chatTokens(r, tools)
+		return e.chatTokens(r, p)
+	case r.Suffix != "":
+		return e.gapTokens(r)
 	case len(r.Tokens) > 0:
 		return e.fit(r.Tokens, "prompt")
 	}
 	return e.textTokens(r.Prompt)
 }
 
-// chatTokens renders a conversation. What the client wrote never becomes a control token.
-func (e *Engine) chatTokens(r *engine.Request, tools *tools) ([]int32, error) {
+// chatTokens renders a conversation. What the client wrote never becomes a control token. It notes how the answer thinks.
+func (e *Engine) chatTokens(r *engine.Request, p *prepared) ([]int32, error) {
 	if e.model.template == nil {
 		return nil, engine.Errorf(engine.Invalid, engine.CodeUnsupported, "messages", "this model has no chat template: ask for a completion")
 	}
 	var list json.RawMessage
-	if tools != nil {
-		list = tools.raw
+	if p.tools != nil {
+		list = p.tools.raw
 	}
 	veil := e.model.vocab.newVeil()
-	prompt, err := e.model.template.prompt(r.Messages, list, veil)
+	prompt, err := e.model.template.prompt(r.Messages, list, veil, r.ReasoningEffort)
 	if err != nil {
 		return nil, err
 	}
+	p.mind = mindOf(e.model.template.thought, prompt)
 	if err := e.tooLong(prompt, "messages"); err != nil {
 		return nil, err
 	}
@@ -375,6 +395,27 @@ func (e *Engine) textTokens(prompt string) ([]int32, error) {
 		return nil, engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "prompt", "the prompt is empty")
 	}
 	return e.fit(ids, "prompt")
+}
+
+// gapTokens is a prompt for what comes between a text and its suffix. The texts stay texts: the model's own tokens say
+// which is which.
+func (e *Engine) gapTokens(r *engine.Request) ([]int32, error) {
+	v := e.model.vocab
+	before := r.Tokens
+	switch {
+	case !v.has(v.gap.before) || !v.has(v.gap.after) || !v.has(v.gap.middle):
+		return nil, unsupported("suffix", "suffix with this model: it has no tokens for the parts around a gap")
+	case !utf8.ValidString(r.Prompt) || !utf8.ValidString(r.Suffix):
+		return nil, invalid("suffix", "the prompt or the suffix is no valid UTF-8")
+	}
+	if err := e.tooLong(r.Prompt+r.Suffix, "prompt"); err != nil {
+		return nil, err
+	}
+	if len(before) == 0 {
+		before = v.tokenize(r.Prompt, false)
+	}
+	ids := slices.Concat([]int32{v.gap.before}, before, []int32{v.gap.after}, v.tokenize(r.Suffix, false), []int32{v.gap.middle})
+	return e.fit(v.begin(ids), "prompt")
 }
 
 // tooLong refuses a text that can't fit, before the time is spent to count its tokens.

@@ -132,15 +132,15 @@ func only(raw json.RawMessage, param string, names ...string) (map[string]json.R
 // validate holds a run's answers against the schema, where one was asked for: a grammar does not hold all of it. Those
 // that were cut, by their length or by a stop string, are what they are. The class is Internal, for the request was
 // right: it is tried again, and given up with the reason after the usual attempts.
-func (f *form) validate(u *run, end map[int32]bool) error {
+func (f *form) validate(u *run, c *engine.Completion, end map[int32]bool) error {
 	if f == nil || f.schema == nil {
 		return nil
 	}
-	for _, s := range u.seqs {
+	for i, s := range u.seqs {
 		if last := s.tokens[len(s.tokens)-1]; s.finish != engine.FinishStop || !end[last] {
 			continue
 		}
-		if err := f.schema.Validate(s.text.done.String()); err != nil {
+		if err := f.schema.Validate(c.Choices[i].Text); err != nil {
 			return engine.Errorf(engine.Internal, codeSchemaMismatch, "", "an answer breaks the schema: %s", reason(err))
 		}
 	}

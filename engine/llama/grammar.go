@@ -74,6 +74,17 @@ func (g *grammar) hurry() bool {
 	return !g.slow
 }
 
+// complete says that the text may end here.
+func (g *grammar) complete() bool {
+	for id := range g.end {
+		return g.glance(id)
+	}
+	return false
+}
+
+// restart goes back to the grammar's beginning.
+func (g *grammar) restart() { llama.SamplerReset(g.native) }
+
 func (g *grammar) free() {
 	if g != nil && g.native != 0 {
 		llama.SamplerFree(g.native)

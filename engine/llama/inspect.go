@@ -187,7 +187,7 @@ func (r *Report) render(c Inspection, source string) error {
 	for i, messages := range samples {
 		for _, tools := range []json.RawMessage{nil, json.RawMessage(sampleTool)} {
 			h := &veil{vocab: &vocab{}, word: "veil"}
-			prompt, err := t.prompt(json.RawMessage(messages), tools, h)
+			prompt, err := t.prompt(json.RawMessage(messages), tools, h, "")
 			if err != nil && (i == 0 && tools == nil || !saysNo(err)) {
 				return fmt.Errorf("its chat template: %w", err)
 			}

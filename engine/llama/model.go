@@ -98,8 +98,14 @@ func (m *model) readTemplate(command []string) (err error) {
 	if !utf8.ValidString(m.source) {
 		return errors.New("its chat template is no valid UTF-8")
 	}
-	m.template, err = openTemplate(command, m.source, m.vocab)
-	return err
+	if m.template, err = openTemplate(command, m.source, m.vocab); err != nil {
+		return err
+	}
+	m.vocab.show(callOpen, callClose)
+	if t := m.template.thought; t != nil {
+		m.vocab.show(t.open, t.close)
+	}
+	return nil
 }
 
 // makeContext sets every parameter that the engine relies on: defaults change between releases.

@@ -42,6 +42,7 @@ type rendering struct {
 	Messages []byte `json:"messages"`
 	Tools    []byte `json:"tools,omitempty"`
 	Word     string `json:"word"`
+	Effort   string `json:"effort,omitempty"`
 }
 
 // rendered is the answer to both.
@@ -94,7 +95,7 @@ func (g *greeting) compile() (*template, error) {
 func (t *template) answer(r *rendering, v *vocab, limit time.Duration) rendered {
 	defer tooLate(limit).Stop()
 	h := &veil{vocab: v, word: r.Word}
-	prompt, err := t.render(r.Messages, r.Tools, h.mask)
+	prompt, err := t.render(r.Messages, r.Tools, h.mask, r.Effort)
 	if err == nil && len(prompt) > maxPrompt {
 		err = badMessages("the model's chat template makes a prompt of more than %d bytes", maxPrompt)
 	}
@@ -189,13 +190,13 @@ func (p *renderProcess) end() {
 
 // render is template.render, in the process. One that ended for no fault of this prompt is started once more; a prompt
 // that ends it again is refused, for it would do so always.
-func (r *renderer) render(messages, tools json.RawMessage, h *veil) (string, error) {
+func (r *renderer) render(messages, tools json.RawMessage, h *veil, effort string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var answer rendered
 	var err error
 	for range 2 {
-		if answer, err = r.try(&rendering{Messages: messages, Tools: tools, Word: h.word}); err == nil {
+		if answer, err = r.try(&rendering{Messages: messages, Tools: tools, Word: h.word, Effort: effort}); err == nil {
 			break
 		}
 		if strings.Contains(err.Error(), "took longer") {

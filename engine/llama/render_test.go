@@ -54,8 +54,8 @@ func TestRenderer(t *testing.T) {
 			if c.tools != "" {
 				tools = json.RawMessage(c.tools)
 			}
-			got, gotErr := r.render(json.RawMessage(c.messages), tools, there)
-			want, wantErr := here.render(json.RawMessage(c.messages), tools, own.mask)
+			got, gotErr := r.render(json.RawMessage(c.messages), tools, there, "")
+			want, wantErr := here.render(json.RawMessage(c.messages), tools, own.mask, "")
 			if got != want || there.hidden != own.hidden || fmt.Sprint(gotErr) != fmt.Sprint(wantErr) {
 				t.Errorf("there %q, %t, %v\nhere %q, %t, %v", got, there.hidden, gotErr, want, own.hidden, wantErr)
 			}
@@ -81,12 +81,12 @@ func TestDeadlyTemplates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := process(t, `{% if messages[0].content == 'go' %}`+body+`{% endif %}fine`, time.Second)
 			h := &veil{vocab: &vocab{}, word: "veilx"}
-			_, err := r.render(json.RawMessage(`[{"role":"user","content":"go"}]`), nil, h)
+			_, err := r.render(json.RawMessage(`[{"role":"user","content":"go"}]`), nil, h, "")
 			if got, ok := errors.AsType[*engine.Error](err); !ok || got.Class != engine.Invalid || got.Param != "messages" {
 				t.Errorf("got %v, want it refused", err)
 			}
 			t.Log(err)
-			if got, err := r.render(json.RawMessage(`[{"role":"user","content":"hi"}]`), nil, h); got != "fine" || err != nil {
+			if got, err := r.render(json.RawMessage(`[{"role":"user","content":"hi"}]`), nil, h, ""); got != "fine" || err != nil {
 				t.Errorf("afterwards: %q, %v", got, err)
 			}
 		})
@@ -118,7 +118,7 @@ func TestRendererLives(t *testing.T) {
 		all.Go(func() {
 			for j := range 25 {
 				want := fmt.Sprintf("%d of %d", j, i)
-				got, err := r.render(fmt.Appendf(nil, `[{"role":"user","content":%q}]`, want), nil, &veil{vocab: &vocab{}, word: "veilx"})
+				got, err := r.render(fmt.Appendf(nil, `[{"role":"user","content":%q}]`, want), nil, &veil{vocab: &vocab{}, word: "veilx"}, "")
 				if got != want || err != nil {
 					t.Errorf("got %q, %v, want %q", got, err, want)
 				}
@@ -132,7 +132,7 @@ func TestRendererLives(t *testing.T) {
 	}
 	all.Wait()
 	r.close()
-	if _, err := r.render(json.RawMessage(`[]`), nil, &veil{vocab: &vocab{}}); !errors.Is(err, engine.ErrUnavailable) {
+	if _, err := r.render(json.RawMessage(`[]`), nil, &veil{vocab: &vocab{}}, ""); !errors.Is(err, engine.ErrUnavailable) {
 		t.Errorf("closed, and got %v", err)
 	}
 }

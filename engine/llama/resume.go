@@ -66,7 +66,12 @@ func (s *sequence) replay(p engine.Partial, v *vocab) bool {
 
 // replay notes a token that was drawn elsewhere, and says whether this sampler could have drawn it.
 func (p *sampler) replay(id int32) bool {
-	if g := p.grammar; g != nil {
+	if g := p.grammar; g != nil && !p.gate.holds(id) {
+		if !p.gate.lets(id) {
+			return false
+		}
+		p.gate.pass(id)
+	} else if g != nil {
 		runtime.LockOSThread() // see threadTime
 		defer runtime.UnlockOSThread()
 		g.begun = threadTime()
@@ -77,6 +82,7 @@ func (p *sampler) replay(id int32) bool {
 		if g.slow {
 			return false
 		}
+		p.reopen()
 	}
 	if p.counts != nil {
 		p.counts[id]++

@@ -19,6 +19,7 @@ type sampler struct {
 	counts map[int32]int      // tokens of the answer; nil unless a penalty is on
 	// grammar is what the answer must keep to; nil lets anything through.
 	grammar *grammar
+	gate    *gate // nil: grammar holds throughout
 	work    *scratch
 }
 
@@ -59,7 +60,7 @@ func (p *sampler) next(row []float32, index int, eog []int32) (id int32, ok bool
 		row = p.adjust(row, banEnd, eog)
 	}
 	if id = p.take(row, p.seed, index); id >= 0 && p.grammar != nil {
-		id = p.fitting(row, id, index)
+		id = p.gated(row, id, index)
 	}
 	if id < 0 {
 		return 0, false

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -21,6 +22,8 @@ type template struct {
 	compiled *jinja.Template
 	bos, eos string
 	tools    bool // it writes tools and calls itself, between Hermes' tags
+	thought  *thought
+	effort   effort
 }
 
 // openTemplate has a command run it; none has it run in this process, which then must trust it.
@@ -36,15 +39,16 @@ func openTemplate(command []string, source string, v *vocab) (*template, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &template{process: r, tools: r.tools}, nil
+	return &template{process: r, tools: r.tools, thought: thoughtOf(source)}, nil
 }
 
-// prompt is the prompt for a conversation that the model is to answer. What the client wrote is veiled.
-func (t *template) prompt(messages, tools json.RawMessage, h *veil) (string, error) {
+// prompt is the prompt for a conversation that the model is to answer. What the client wrote is veiled. effort is how
+// much the model is to think.
+func (t *template) prompt(messages, tools json.RawMessage, h *veil, effort string) (string, error) {
 	if t.process != nil {
-		return t.process.render(messages, tools, h)
+		return t.process.render(messages, tools, h, effort)
 	}
-	return t.render(messages, tools, h.mask)
+	return t.render(messages, tools, h.mask, effort)
 }
 
 func (t *template) close() {
@@ -58,7 +62,7 @@ func newTemplate(source, bos, eos string) (*template, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile its chat template: %w", err)
 	}
-	out := &template{compiled: t, bos: bos, eos: eos}
+	out := &template{compiled: t, bos: bos, eos: eos, thought: thoughtOf(source), effort: effortOf(source)}
 	out.tools = strings.Contains(source, callOpen) && out.probe()
 	return out, nil
 }
@@ -75,13 +79,17 @@ func (t *template) probe() bool {
 	if err != nil {
 		return false
 	}
-	text, err := t.write(list, &tools)
+	text, err := t.write(list, &tools, nil)
 	return err == nil && strings.Contains(text, "lorry_probe")
 }
 
 // render is the prompt for a conversation that the model is to answer. mask is applied to every text that the client
 // wrote. A template that refuses the conversation makes the request invalid.
-func (t *template) render(messages, tools json.RawMessage, mask func(string) string) (string, error) {
+func (t *template) render(messages, tools json.RawMessage, mask func(string) string, effort string) (string, error) {
+	more, err := t.effort.set(effort)
+	if err != nil {
+		return "", err
+	}
 	list, err := readMessages(messages, mask)
 	if err != nil {
 		return "", err
@@ -90,7 +98,7 @@ func (t *template) render(messages, tools json.RawMessage, mask func(string) str
 		return "", err
 	}
 	if tools == nil {
-		return t.write(list, nil)
+		return t.write(list, nil, more)
 	}
 	v, err := decodeOrdered(tools)
 	if err != nil || !v.IsList() {
@@ -98,18 +106,19 @@ func (t *template) render(messages, tools json.RawMessage, mask func(string) str
 	}
 	v = maskValue(v, mask)
 	if t.tools {
-		return t.write(list, &v)
+		return t.write(list, &v, more)
 	}
-	return t.write(tellTools(list, v), nil)
+	return t.write(tellTools(list, v), nil, more)
 }
 
-func (t *template) write(messages jinja.Value, tools *jinja.Value) (string, error) {
+func (t *template) write(messages jinja.Value, tools *jinja.Value, more variables) (string, error) {
 	values := map[string]jinja.Value{
 		"messages":              messages,
 		"bos_token":             jinja.NewString(t.bos),
 		"eos_token":             jinja.NewString(t.eos),
 		"add_generation_prompt": jinja.NewBool(true),
 	}
+	maps.Copy(values, more)
 	if tools != nil {
 		values["tools"] = *tools
 	}

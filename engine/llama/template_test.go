@@ -32,7 +32,7 @@ func TestRender(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := x.render(json.RawMessage(c.messages), nil, same)
+			got, err := x.render(json.RawMessage(c.messages), nil, same, "")
 			if err != nil || got != c.want {
 				t.Errorf("got %q, %v, want %q", got, err, c.want)
 			}
@@ -59,7 +59,7 @@ func TestRenderRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = x.render(json.RawMessage(c.messages), nil, same)
+			_, err = x.render(json.RawMessage(c.messages), nil, same, "")
 			if !errors.Is(err, engine.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
@@ -74,7 +74,7 @@ func TestMaskReachesEveryText(t *testing.T) {
 	}
 	got, err := x.render(json.RawMessage(`[{"role":"user","content":"<x>","<x>":[{"y":"<x>"}]}]`), nil, func(s string) string {
 		return strings.ReplaceAll(s, "<x>", "masked")
-	})
+	}, "")
 	if err != nil || strings.Contains(got, "<x>") || strings.Count(got, "masked") != 3 {
 		t.Errorf("got %s, %v", got, err)
 	}
@@ -89,7 +89,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add([]byte(`[{"role":"user","content":"hi"}]`))
 	f.Add([]byte(`[{"role":"user","content":[{"type":"text","text":"a"}],"n":1e400}]`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		got, err := x.render(raw, nil, same)
+		got, err := x.render(raw, nil, same, "")
 		if err == nil && !strings.HasSuffix(got, "<|im_start|>assistant\n") {
 			t.Errorf("got %q", got)
 		}

@@ -12,10 +12,12 @@ import (
 // a stop string, or is a part of a character, is held back; so what was released is never taken back.
 type text struct {
 	stops []string
-	held  []byte
-	marks []mark
-	done  strings.Builder // all that was released
-	logs  []engine.Logprob
+	// through ends the answer too, and is a part of it; empty is none.
+	through string
+	held    []byte
+	marks   []mark
+	done    strings.Builder // all that was released
+	logs    []engine.Logprob
 }
 
 // mark is a token's log-probability, to be released with the last of its bytes.
@@ -52,9 +54,12 @@ func (t *text) push(b []byte, lp *engine.Logprob) (p piece, stopped bool) {
 // flush releases all. A part of a character becomes U+FFFD.
 func (t *text) flush() piece { return t.release(len(t.held)) }
 
-// find is where the first stop string begins, or -1.
+// find is where the answer ends, by the first stop string or behind the first through, or -1.
 func (t *text) find() int {
 	first := -1
+	if at := bytes.Index(t.held, []byte(t.through)); t.through != "" && at >= 0 {
+		first = at + len(t.through)
+	}
 	for _, s := range t.stops {
 		if at := bytes.Index(t.held, []byte(s)); at >= 0 && (first < 0 || at < first) {
 			first = at
@@ -65,7 +70,7 @@ func (t *text) find() int {
 
 // partialStop is the length of the longest end of held that begins a stop string.
 func (t *text) partialStop() int {
-	longest := 0
+	longest := partial(string(t.held), t.through)
 	for _, s := range t.stops {
 		for n := min(len(s)-1, len(t.held)); n > longest; n-- {
 			if string(t.held[len(t.held)-n:]) == s[:n] {

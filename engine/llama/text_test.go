@@ -51,6 +51,36 @@ func TestText(t *testing.T) {
 	}
 }
 
+// TestTextThrough: what an answer ends with may be a part of it, and come in pieces.
+func TestTextThrough(t *testing.T) {
+	for name, c := range map[string]struct {
+		stops  []string
+		tokens []string
+		want   string
+		at     int // the token that ends it, -1: none
+	}{
+		"in one":        {nil, []string{"a", "b</c> d"}, "ab</c>", 1},
+		"in pieces":     {nil, []string{"a<", "/c", ">", "d"}, "a</c>", 2},
+		"not it":        {nil, []string{"a<", "/d>"}, "a</d>", -1},
+		"a stop before": {[]string{"b"}, []string{"ab</c>"}, "a", 0},
+		"a stop behind": {[]string{"d"}, []string{"a</c>d"}, "a</c>", 0},
+	} {
+		x, at := text{stops: c.stops, through: "</c>"}, -1
+		for i, token := range c.tokens {
+			if _, stopped := x.push([]byte(token), nil); stopped && at < 0 {
+				at = i
+				break
+			}
+		}
+		if at < 0 {
+			x.flush()
+		}
+		if got := x.done.String(); got != c.want || at != c.at {
+			t.Errorf("%s: %q at %d, want %q at %d", name, got, at, c.want, c.at)
+		}
+	}
+}
+
 // TestTextLogprobs checks that a token's log-probability leaves with the last of its bytes, and that those of a stop
 // string are cut with it.
 func TestTextLogprobs(t *testing.T) {

@@ -25,6 +25,8 @@ type vocab struct {
 	eos     int32
 	addBOS  bool
 	control []string // texts of control tokens, longest first
+	// gap are the tokens around what is to be filled in; -1: none.
+	gap struct{ before, after, middle int32 }
 }
 
 func readVocab(native llama.Vocab) *vocab {
@@ -32,6 +34,7 @@ func readVocab(native llama.Vocab) *vocab {
 		native: native, size: int(llama.VocabNTokens(native)), end: map[int32]bool{},
 		bos: int32(llama.VocabBOS(native)), eos: int32(llama.VocabEOS(native)), addBOS: llama.VocabGetAddBOS(native),
 	}
+	v.gap.before, v.gap.after, v.gap.middle = int32(llama.VocabFIMPre(native)), int32(llama.VocabFIMSuf(native)), int32(llama.VocabFIMMid(native))
 	v.pieces = make([][]byte, v.size)
 	buf := make([]byte, 256)
 	for id := range llama.Token(v.size) {
@@ -54,6 +57,15 @@ func (v *vocab) noteControl(id llama.Token) {
 	if s := llama.VocabGetText(v.native, id); s != "" {
 		v.control = append(v.control, s)
 		v.longest = max(v.longest, len(s))
+	}
+}
+
+// show has tokens with these texts said in answers, control tokens or not: they stand around what answers are cut by.
+func (v *vocab) show(texts ...string) {
+	for _, s := range texts {
+		if ids := v.tokenize(s, true); len(ids) == 1 && len(v.pieces[ids[0]]) == 0 {
+			v.pieces[ids[0]] = []byte(s)
+		}
 	}
 }
 

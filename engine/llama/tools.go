@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"lorry/engine"
@@ -28,6 +29,8 @@ type tools struct {
 	// must is set where the answer has to be a call, and then of what form.
 	must *gbnf.Validator
 	form *form
+	// strict calls keep to their functions' parameters, wherever in the answer they stand.
+	strict bool
 }
 
 // toolsOf reads tools and tool_choice; nil is none.
@@ -55,8 +58,12 @@ func toolsOf(r *engine.Request) (*tools, error) {
 	for _, f := range list {
 		t.names[f.Name] = true
 	}
-	if choice == "required" {
+	switch {
+	case choice == "required":
 		return t, t.force(list, name, r.Sampling)
+	case slices.ContainsFunc(list, func(f function) bool { return f.Strict }):
+		t.strict = true
+		return t, t.bind(list)
 	}
 	return t, nil
 }
@@ -84,6 +91,8 @@ func toolChoice(raw json.RawMessage) (choice, name string, err error) {
 type function struct {
 	Name       string          `json:"name"`
 	Parameters json.RawMessage `json:"parameters"`
+	// Strict calls keep to Parameters though the model chose freely to make them.
+	Strict bool `json:"strict"`
 }
 
 var functionName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
@@ -119,20 +128,40 @@ func (t *tools) force(list []function, name string, s engine.Sampling) error {
 	if name != "" && !t.names[name] {
 		return invalid("tool_choice", "tool_choice names the function %q, which is not among the tools", name)
 	}
-	var branches []string
-	for _, f := range list {
-		if name == "" || name == f.Name {
-			branches = append(branches, f.callSchema(len(branches)))
+	if name != "" {
+		list = slices.DeleteFunc(list, func(f function) bool { return f.Name != name })
+	}
+	if err := t.shape(list, `"`+callOpen+`\n" the-call "\n`+callClose+`"`); err != nil {
+		return err
+	}
+	return t.form.check(s)
+}
+
+// bind holds each call to its function's parameters, behind the tag that opens it. Functions that are not strict, and
+// whose parameters no grammar can hold, take any object.
+func (t *tools) bind(list []function) error {
+	for i, f := range list {
+		if _, err := gbnf.FromSchema(json.RawMessage(f.callSchema(0))); err != nil && !f.Strict {
+			list[i].Parameters = nil
 		}
+	}
+	return t.shape(list, `[ \n]? the-call [ \n]? "`+callClose+`"`)
+}
+
+// shape makes the form of a call of one of the functions, which stands in a grammar's root as the-call.
+func (t *tools) shape(list []function, root string) error {
+	var branches []string
+	for i, f := range list {
+		branches = append(branches, f.callSchema(i))
 	}
 	f, err := formOfSchema(json.RawMessage(`{"anyOf":[`+strings.Join(branches, ",")+`]}`), "tool_choice", "tools")
 	if err != nil {
 		return err
 	}
 	t.must, f.schema = f.schema, nil // what stands between the tags
-	f.grammar = `root ::= "` + callOpen + `\n" the-call "\n` + callClose + "\"\n" + rootRule.ReplaceAllString(f.grammar, "the-call ::=")
+	f.grammar = "root ::= " + root + "\n" + rootRule.ReplaceAllString(f.grammar, "the-call ::=")
 	t.form = f
-	return f.check(s)
+	return nil
 }
 
 var (
@@ -163,7 +192,7 @@ func (t *tools) emitter(n int, emit func(engine.Chunk)) func(engine.Chunk) {
 		r := &readers[c.Index]
 		c.Text = r.push(c.Text, c.Finish != "")
 		c.Finish = r.finish(c.Finish)
-		if c.Text != "" || c.Finish != "" {
+		if c.Text != "" || c.Reasoning != "" || c.Finish != "" {
 			emit(c)
 		}
 	}
@@ -178,12 +207,23 @@ func (t *tools) take(u *run, c *engine.Completion) error {
 		x := &c.Choices[i]
 		r := &callReader{tools: t}
 		text := r.push(x.Text, true)
-		if t.must != nil && x.Finish == engine.FinishStop && len(r.calls) > 0 {
-			if err := t.must.Validate(r.calls[0].text); err != nil {
-				return engine.Errorf(engine.Internal, codeSchemaMismatch, "", "a call breaks its function's parameters: %s", reason(err))
-			}
+		if err := t.validate(r.calls); err != nil && x.Finish == engine.FinishStop {
+			return err
 		}
 		x.Text, x.Finish, x.ToolCalls = text, r.finish(x.Finish), r.json(u, i)
+	}
+	return nil
+}
+
+// validate holds calls against what was asked for: a grammar does not hold all of it.
+func (t *tools) validate(calls []call) error {
+	for _, c := range calls {
+		if t.must == nil {
+			return nil
+		}
+		if err := t.must.Validate(c.text); err != nil {
+			return engine.Errorf(engine.Internal, codeSchemaMismatch, "", "a call breaks its function's parameters: %s", reason(err))
+		}
 	}
 	return nil
 }
@@ -247,12 +287,7 @@ func (r *callReader) next(out *strings.Builder) bool {
 
 // mayBeCall is the length of the end of s that may turn out to stand before a call, or to begin one.
 func mayBeCall(s string) int {
-	tag := 0
-	for n := min(len(callOpen)-1, len(s)); n > 0 && tag == 0; n-- {
-		if strings.HasSuffix(s, callOpen[:n]) {
-			tag = n
-		}
-	}
+	tag := partial(s, callOpen)
 	return len(s) - len(strings.TrimRight(s[:len(s)-tag], " \t\r\n"))
 }
 

@@ -211,7 +211,7 @@ func TestToolsInTemplates(t *testing.T) {
 			if x.tools != c.tools {
 				t.Errorf("it knows tools: %v", x.tools)
 			}
-			got, err := x.render([]byte(history), []byte(weather), same)
+			got, err := x.render([]byte(history), []byte(weather), same, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -227,7 +227,7 @@ func TestToolsInTemplates(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{`"x"`, `[1]`, `[{}]`, `[{"function":{"name":"f"}}]`, `[{"function":{"name":"f","arguments":"[]"}}]`} {
-		if _, err := x.render([]byte(`[{"role":"assistant","content":"","tool_calls":`+bad+`}]`), nil, same); !errors.Is(err, engine.ErrInvalid) {
+		if _, err := x.render([]byte(`[{"role":"assistant","content":"","tool_calls":`+bad+`}]`), nil, same, ""); !errors.Is(err, engine.ErrInvalid) {
 			t.Errorf("%s: got %v", bad, err)
 		}
 	}

@@ -30,6 +30,8 @@ type wireChoice struct {
 
 type wireMessage struct {
 	Content   *string        `json:"content"`
+	Reasoning string         `json:"reasoning_content"` // llama-server, vLLM, DeepSeek
+	Thought   string         `json:"reasoning"`         // newer vLLM, some hosts
 	ToolCalls []wireToolCall `json:"tool_calls"`
 }
 
@@ -39,6 +41,9 @@ type wireUsage struct {
 	Details          struct {
 		Cached int `json:"cached_tokens"`
 	} `json:"prompt_tokens_details"`
+	AnswerDetails struct {
+		Reasoning int `json:"reasoning_tokens"`
+	} `json:"completion_tokens_details"`
 }
 
 // wireTimings are llama-server's. They count where usage is missing, and know the engine's time.
@@ -66,6 +71,7 @@ type answer struct {
 // gathered is one choice so far.
 type gathered struct {
 	text     strings.Builder
+	thought  strings.Builder
 	logprobs []engine.Logprob
 	calls    []wireToolCall
 	seen     bool // the server spoke of it
@@ -110,7 +116,7 @@ func (a *answer) choice(w *wireChoice) error {
 	if w.Finish != nil {
 		g.ended, g.reason = true, *w.Finish
 	}
-	a.gain(w.Index, text, logprobs)
+	a.gain(w.Index, w.thought(), text, logprobs)
 	return nil
 }
 
@@ -126,11 +132,19 @@ func (w *wireChoice) said() (string, []wireToolCall) {
 	return *m.Content, m.ToolCalls
 }
 
+// thought is what the model thinks, by either of its names; a server that sends both means one.
+func (w *wireChoice) thought() string {
+	if m := cmp.Or(w.Message, w.Delta); m != nil {
+		return cmp.Or(m.Reasoning, m.Thought)
+	}
+	return ""
+}
+
 // gain adds a piece to a choice and passes it on: with the prompt before the first one where that is wanted, and with
 // the reason for the end where it is known.
-func (a *answer) gain(i int, text string, logprobs []engine.Logprob) {
+func (a *answer) gain(i int, thought, text string, logprobs []engine.Logprob) {
 	g := &a.choices[i]
-	if text != "" || len(logprobs) > 0 {
+	if text != "" || thought != "" || len(logprobs) > 0 {
 		if a.first == 0 {
 			a.first = time.Since(a.began).Seconds()
 		}
@@ -140,8 +154,9 @@ func (a *answer) gain(i int, text string, logprobs []engine.Logprob) {
 		text, g.begun = a.r.Prompt+text, true
 	}
 	g.text.WriteString(text)
+	g.thought.WriteString(thought)
 	g.logprobs = append(g.logprobs, logprobs...)
-	c := engine.Chunk{Index: i, Text: text, Logprobs: logprobs}
+	c := engine.Chunk{Index: i, Text: text, Reasoning: thought, Logprobs: logprobs}
 	if g.ended && g.reason != "" && g.finish == "" {
 		g.finish = finishOf(g.reason)
 		c.Finish = g.finish
@@ -150,7 +165,7 @@ func (a *answer) gain(i int, text string, logprobs []engine.Logprob) {
 }
 
 func (a *answer) tell(c engine.Chunk) {
-	if a.emit == nil || (c.Text == "" && len(c.Logprobs) == 0 && c.Finish == "") {
+	if a.emit == nil || (c.Text == "" && c.Reasoning == "" && len(c.Logprobs) == 0 && c.Finish == "") {
 		return
 	}
 	a.pieces++
@@ -172,7 +187,7 @@ func (a *answer) finish() {
 	for i := range a.choices {
 		if g := &a.choices[i]; g.finish == "" {
 			g.ended, g.reason = true, string(a.guess(g))
-			a.gain(i, "", nil)
+			a.gain(i, "", "", nil)
 		}
 	}
 }
@@ -210,7 +225,7 @@ func (a *answer) completion() (*engine.Completion, error) {
 	c := &engine.Completion{Usage: a.counts()}
 	for i := range a.choices {
 		g := &a.choices[i]
-		choice := engine.Choice{Text: g.text.String(), Finish: g.finish, Logprobs: g.logprobs}
+		choice := engine.Choice{Text: g.text.String(), Reasoning: g.thought.String(), Finish: g.finish, Logprobs: g.logprobs}
 		if len(g.calls) > 0 {
 			choice.ToolCalls, _ = json.Marshal(g.calls)
 		}
@@ -228,6 +243,7 @@ func (a *answer) counts() engine.Usage {
 	}
 	if w := a.usage; w != nil {
 		u.PromptTokens, u.CompletionTokens, u.CachedTokens = w.PromptTokens, w.CompletionTokens, w.Details.Cached
+		u.ReasoningTokens = w.AnswerDetails.Reasoning
 	}
 	return u
 }

@@ -65,8 +65,13 @@ func (b body) prompt(r *engine.Request) {
 		b.raw("tools", r.Tools)
 		b.raw("tool_choice", r.ToolChoice)
 		b.raw("response_format", r.ResponseFormat)
+		put(b, "reasoning_effort", r.ReasoningEffort, "")
+		if r.OneToolCall {
+			b["parallel_tool_calls"] = false
+		}
 		return
 	}
+	put(b, "suffix", r.Suffix, "")
 	b["prompt"] = r.Prompt
 	if len(r.Tokens) > 0 {
 		b["prompt"] = r.Tokens

@@ -113,6 +113,9 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
+	if r.Sampling.BestOf > r.Sampling.N {
+		return engine.Best(ctx, r, e.Run)
+	}
 	ctx, leave, err := e.enter(ctx)
 	if err != nil {
 		return nil, err

@@ -297,6 +297,9 @@ func TestStreams(t *testing.T) {
 			engine.Completion{Choices: []engine.Choice{{Text: "a", Finish: "stop"}}, Usage: engine.Usage{CompletionTokens: 1}}},
 		"timings": {"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}],\"timings\":{\"prompt_n\":3,\"cache_n\":4,\"predicted_n\":1,\"prompt_ms\":500,\"predicted_ms\":500}}\n\ndata: [DONE]\n\n", 0,
 			engine.Completion{Choices: []engine.Choice{{Text: "a", Finish: "stop"}}, Usage: engine.Usage{PromptTokens: 7, CachedTokens: 4, CompletionTokens: 1, EngineSeconds: 1}}},
+		"a thought": {"data: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning_content\":\"h\",\"reasoning\":\"h\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning\":\"m\"}}]}\n\n" +
+			"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}],\"usage\":{\"completion_tokens\":3,\"completion_tokens_details\":{\"reasoning_tokens\":2}}}\n\ndata: [DONE]\n\n", 0,
+			engine.Completion{Choices: []engine.Choice{{Text: "a", Reasoning: "hm", Finish: "stop"}}, Usage: engine.Usage{CompletionTokens: 3, ReasoningTokens: 2}}},
 		"calls in pieces": {"data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"c1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}}]}}]}\n\n" +
 			"data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{}\"}}]},\"finish_reason\":\"tool_calls\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n", 0,
 			engine.Completion{Choices: []engine.Choice{{Finish: "tool_calls", ToolCalls: json.RawMessage(`[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}]`)}},
