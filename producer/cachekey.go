@@ -34,8 +34,9 @@ type keyed struct {
 	Tools      json.RawMessage `json:"tools"`
 }
 
-// keyedSampling has every field of engine.Sampling, zero or not (a test compares them).
+// keyedSampling has every field of engine.Sampling (a test compares them).
 type keyedSampling struct {
+	BestOf           int               `json:"best_of,omitempty"`
 	FrequencyPenalty float64           `json:"frequency_penalty"`
 	IgnoreEOS        bool              `json:"ignore_eos"`
 	LogitBias        map[int32]float64 `json:"logit_bias"`
@@ -73,7 +74,7 @@ func CacheKey(tenant string, r *engine.Request) string {
 
 // sorted is the sampling in the key's order.
 func sorted(s engine.Sampling) keyedSampling {
-	k := keyedSampling{FrequencyPenalty: s.FrequencyPenalty, IgnoreEOS: s.IgnoreEOS, LogitBias: s.LogitBias, Logprobs: s.Logprobs,
+	k := keyedSampling{BestOf: s.BestOf, FrequencyPenalty: s.FrequencyPenalty, IgnoreEOS: s.IgnoreEOS, LogitBias: s.LogitBias, Logprobs: s.Logprobs,
 		MaxTokens: s.MaxTokens, MinP: s.MinP, MinTokens: s.MinTokens, N: s.N, PresencePenalty: s.PresencePenalty, RepeatPenalty: s.RepeatPenalty,
 		Seed: s.Seed, Stop: s.Stop, Temperature: s.Temperature, TopK: s.TopK, TopLogprobs: s.TopLogprobs, TopP: s.TopP}
 	if s.Temperature == 0 {

@@ -21,12 +21,18 @@ func readChat(body []byte, l limits) (*order, error) {
 	readTools(o, &d.request)
 	readFormat(o, &d.request)
 	readMessages(o, &d.request)
-	for _, n := range []string{"functions", "function_call", "audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"} {
+	o.oneOf("reasoning_effort", &d.request.ReasoningEffort, efforts...)
+	for _, n := range []string{"functions", "function_call", "audio", "prediction", "moderation", "web_search_options"} {
 		o.unsupported(n)
 	}
 	o.unsupported("modalities", `["text"]`)
+	o.unsupported("verbosity", `"medium"`)
+	o.accept("prompt_cache_options") // prompts that begin alike share their beginning whatever it says
 	return d, o.done()
 }
+
+// efforts are OpenAI's words for how much a model is to think.
+var efforts = []string{"none", "minimal", "low", "medium", "high", "xhigh", "max"}
 
 // readCompletionTokens reads max_tokens' newer name.
 func readCompletionTokens(o *object, s *engine.Sampling) {
@@ -63,10 +69,10 @@ func readTools(o *object, r *engine.Request) {
 		}
 		r.ToolChoice = compact(v)
 	}
-	if r.Tools == nil {
-		o.accept("parallel_tool_calls")
+	parallel := true
+	if o.flag("parallel_tool_calls", &parallel); r.Tools != nil {
+		r.OneToolCall = !parallel
 	}
-	o.unsupported("parallel_tool_calls", "true")
 }
 
 func readFormat(o *object, r *engine.Request) {

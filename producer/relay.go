@@ -42,11 +42,38 @@ func parseAttempt(s string) (a attempt, ok bool) {
 // compare says which came first.
 func (a attempt) compare(b attempt) int { return cmp.Or(a.claim-b.claim, a.start-b.start) }
 
-// told is what was sent of one choice, and how far the attempt under way has come in repeating it.
+// told is what was sent of one choice.
 type told struct {
-	text         []byte
-	logprobs     int
-	at, atLogpbs int
+	text, reasoning track
+	logprobs        int
+	atLogpbs        int
+}
+
+// track is a text that was sent, and how far the attempt under way has come in repeating it.
+type track struct {
+	sent []byte
+	at   int
+}
+
+// advance takes the next piece of the attempt: what repeats must be equal, what is beyond is new.
+func (t *track) advance(s string) (fresh string, err error) {
+	again := min(len(s), len(t.sent)-t.at)
+	if s[:again] != string(t.sent[t.at:t.at+again]) {
+		return "", errDiverged
+	}
+	t.at += len(s)
+	fresh = s[again:]
+	t.sent = append(t.sent, fresh...)
+	return fresh, nil
+}
+
+// rest is what a whole text holds beyond what was sent.
+func (t *track) rest(whole string) (string, error) {
+	rest, ok := strings.CutPrefix(whole, string(t.sent))
+	if !ok {
+		return "", errDiverged
+	}
+	return rest, nil
 }
 
 func newRelay(n int) *relay { return &relay{choices: make([]told, n)} }
@@ -65,27 +92,27 @@ func (r *relay) hint(a attempt, m queue.TokenMessage) (fresh engine.Chunk, any b
 	}
 	r.next++
 	fresh, err = r.choices[m.Chunk.Index].advance(m.Chunk)
-	return fresh, fresh.Text != "" || len(fresh.Logprobs) > 0, err
+	return fresh, fresh.Text != "" || fresh.Reasoning != "" || len(fresh.Logprobs) > 0, err
 }
 
 func (r *relay) restart(a attempt) {
 	r.attempt, r.next, r.lost = a, 0, false
 	for i := range r.choices {
-		r.choices[i].at, r.choices[i].atLogpbs = 0, 0
+		r.choices[i].text.at, r.choices[i].reasoning.at, r.choices[i].atLogpbs = 0, 0, 0
 	}
 }
 
-// advance takes the next piece of the attempt: what repeats must be equal, what is beyond is new.
-func (t *told) advance(c engine.Chunk) (engine.Chunk, error) {
-	again := min(len(c.Text), len(t.text)-t.at)
-	if c.Text[:again] != string(t.text[t.at:t.at+again]) {
-		return engine.Chunk{}, errDiverged
+// advance takes the next piece of the attempt, and returns what is new in it.
+func (t *told) advance(c engine.Chunk) (fresh engine.Chunk, err error) {
+	fresh.Index = c.Index
+	if fresh.Reasoning, err = t.reasoning.advance(c.Reasoning); err != nil {
+		return fresh, err
 	}
-	t.at += len(c.Text)
-	fresh := engine.Chunk{Index: c.Index, Text: c.Text[again:]}
+	if fresh.Text, err = t.text.advance(c.Text); err != nil {
+		return fresh, err
+	}
 	fresh.Logprobs = c.Logprobs[min(len(c.Logprobs), max(0, t.logprobs-t.atLogpbs)):]
 	t.atLogpbs += len(c.Logprobs)
-	t.text = append(t.text, fresh.Text...)
 	t.logprobs += len(fresh.Logprobs)
 	return fresh, nil
 }
@@ -98,11 +125,12 @@ func (r *relay) rest(c *engine.Completion) ([]engine.Chunk, error) {
 			break
 		}
 		t := &r.choices[i]
-		rest, ok := strings.CutPrefix(choice.Text, string(t.text))
-		if !ok {
+		ch := engine.Chunk{Index: i, Finish: choice.Finish}
+		var err, err2 error
+		ch.Reasoning, err = t.reasoning.rest(choice.Reasoning)
+		if ch.Text, err2 = t.text.rest(choice.Text); err != nil || err2 != nil {
 			return nil, errDiverged
 		}
-		ch := engine.Chunk{Index: i, Text: rest, Finish: choice.Finish}
 		ch.Logprobs = choice.Logprobs[min(t.logprobs, len(choice.Logprobs)):]
 		out = append(out, ch)
 	}

@@ -19,6 +19,10 @@ func say(words ...string) (out []queue.TokenMessage) {
 	return out
 }
 
+func tokenMessage(seq int, c engine.Chunk) queue.TokenMessage {
+	return queue.TokenMessage{V: 1, Seq: seq, Chunk: c}
+}
+
 func whole(words ...string) *engine.Completion {
 	c := engine.Choice{Text: strings.Join(words, ""), Finish: engine.FinishStop}
 	for _, w := range words {

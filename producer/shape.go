@@ -39,8 +39,10 @@ type chunk struct {
 
 // delta is what is new in a choice of a chat.
 type delta struct {
-	Role      string          `json:"role,omitempty"`
-	Content   *string         `json:"content,omitempty"`
+	Role    string  `json:"role,omitempty"`
+	Content *string `json:"content,omitempty"`
+	// Reasoning is what the model thinks, as llama-server, vLLM and DeepSeek name it.
+	Reasoning string          `json:"reasoning_content,omitempty"`
 	ToolCalls json.RawMessage `json:"tool_calls,omitempty"`
 }
 
@@ -77,11 +79,15 @@ func (s shape) opening(i int) any {
 
 // piece is text, with the logprobs of its tokens.
 func (s shape) piece(c engine.Chunk) any {
-	if c.Text == "" && len(c.Logprobs) == 0 {
+	if c.Text == "" && c.Reasoning == "" && len(c.Logprobs) == 0 {
 		return nil
 	}
 	if s.chat {
-		return s.chunk(chatDelta{Index: c.Index, Delta: delta{Content: &c.Text}, Logprobs: result.NewChatLogprobs(c.Logprobs)})
+		d := delta{Content: &c.Text, Reasoning: c.Reasoning}
+		if c.Text == "" && c.Reasoning != "" {
+			d.Content = nil
+		}
+		return s.chunk(chatDelta{Index: c.Index, Delta: d, Logprobs: result.NewChatLogprobs(c.Logprobs)})
 	}
 	from := s.offset[c.Index]
 	s.offset[c.Index] += len(c.Text)

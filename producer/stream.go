@@ -155,7 +155,7 @@ func (st *streamed) finish(v *result.Verdict) error {
 func (st *streamed) close(c engine.Chunk, calls json.RawMessage) error {
 	finish := c.Finish
 	c.Finish = ""
-	if c.Text != "" || len(c.Logprobs) > 0 || !st.done {
+	if c.Text != "" || c.Reasoning != "" || len(c.Logprobs) > 0 || !st.done {
 		if err := st.send(c); err != nil {
 			return err
 		}

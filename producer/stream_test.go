@@ -258,3 +258,24 @@ func TestStreamToolCalls(t *testing.T) {
 	r.lines(chats, chat("x", `"stream":true,"tools":[{"type":"function","function":{"name":"f"}}]`), func(l string) { all.WriteString(l + "\n") })
 	golden(t, "tools.sse", []byte(all.String()))
 }
+
+// TestStreamThoughts: a thought has a field of its own, before the answer; the whole answer has it too.
+func TestStreamThoughts(t *testing.T) {
+	r := setup(t, Config{})
+	thinks := func(j *queue.Job, end func(*result.Verdict)) {
+		v := says(j, "4")
+		v.Completion.Choices[0].Reasoning = "2 and 2"
+		v.Completion.Usage = engine.Usage{PromptTokens: 3, CompletionTokens: 5, ReasoningTokens: 4}
+		end(v)
+	}
+	r.by(thinks)
+	var all strings.Builder
+	r.lines(chats, chat("x", `"stream":true,"stream_options":{"include_usage":true}`), func(l string) { all.WriteString(l + "\n") })
+	golden(t, "thoughts.sse", []byte(all.String()))
+	r.by(thinks)
+	v := r.post(chats, chat("y", "")).want(t, 200)
+	if dig(v, "choices", 0, "message", "reasoning_content") != "2 and 2" || dig(v, "choices", 0, "message", "content") != "4" ||
+		dig(v, "usage", "completion_tokens_details", "reasoning_tokens") != 4.0 {
+		t.Errorf("%v", v)
+	}
+}

@@ -25,10 +25,21 @@ func readCompletions(body []byte, l limits) (*order, error) {
 		s.Logprobs = true
 	}
 	o.flag("echo", &d.request.Echo)
-	o.unsupported("suffix")
-	o.unsupported("best_of", strconv.Itoa(s.N)) // the best n of n are all
+	o.text("suffix", &d.request.Suffix, math.MaxInt)
+	readBestOf(o, d, l)
 	readPrompt(o, &d.request)
 	return d, o.done()
+}
+
+// readBestOf reads of how many answers the best n are wanted.
+func readBestOf(o *object, d *order, l limits) {
+	s, best := &d.request.Sampling, 0
+	if !o.integer("best_of", &best, s.N, l.maxN) || best == s.N {
+		return
+	}
+	if s.BestOf = best; d.stream {
+		o.fail(refuse(codeCombination, "best_of", "'best_of' greater than 'n' needs all answers before it shows one: it can't be streamed."))
+	}
 }
 
 // readPrompt reads a string, a list of one, or token IDs. Several prompts in one request are several requests, which
