@@ -195,6 +195,9 @@ const batchPrefix = "batch_"
 
 func (b *Batch) key() string { return b.Tenant + "." + b.ID }
 
+// Older says whether the record was read before another one of the same batch was written.
+func (b *Batch) Older(than Batch) bool { return b.revision < than.revision }
+
 // ended is when the batch became terminal, 0 before.
 func (b *Batch) ended() int64 {
 	return max(b.CompletedAt, b.FailedAt, b.ExpiredAt, b.CancelledAt)

@@ -63,8 +63,8 @@ func (bs *Batches) Fresh(ctx context.Context, tenant, id string) (Batch, error) 
 	return bs.get(ctx, tenant, id)
 }
 
-// Watch calls see with all batches that are there, then with each change, and with a zero one once all have been seen. It
-// ends with ctx, or with the connection's trouble.
+// Watch calls see with all batches that are there, then with each change, in order; of a batch that is forgotten only
+// tenant and ID are told, and that it is Purged. It ends with ctx, or with the connection's trouble.
 func (bs *Batches) Watch(ctx context.Context, see func(Batch)) error {
 	kv, err := bs.bucket(ctx)
 	if err != nil {
@@ -90,9 +90,7 @@ func (bs *Batches) Watch(ctx context.Context, see func(Batch)) error {
 
 func (bs *Batches) seen(e jetstream.KeyValueEntry, see func(Batch)) {
 	switch {
-	case e == nil:
-		see(Batch{})
-	case strings.HasPrefix(e.Key(), "_"): // an intent
+	case e == nil, strings.HasPrefix(e.Key(), "_"): // all that was there has been seen; an intent
 	case e.Operation() != jetstream.KeyValuePut:
 		tenant, id, _ := strings.Cut(e.Key(), ".")
 		see(Batch{Tenant: tenant, ID: id, Status: Cancelled, Announced: true, Purged: true})

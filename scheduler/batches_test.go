@@ -633,3 +633,32 @@ func TestUrgentBatchOvertakes(t *testing.T) {
 		t.Error("the slow one was over first")
 	}
 }
+
+// TestHugeLineFailsAlone: one that no message can carry holds up nothing.
+func TestHugeLineFailsAlone(t *testing.T) {
+	p := newPlant(t)
+	p.schedule()
+	p.work()
+	b := p.create(inputLine(1, strings.Repeat("x", 10<<20), "") + "\n" + inputLine(2, "small", ""))
+	b = p.await(b.ID, batch.Completed)
+	if want := (batch.Counts{Total: 2, Completed: 1, Failed: 1}); b.Counts != want {
+		t.Errorf("counts %+v", b.Counts)
+	}
+	if l := p.read(b.ErrorFile)["c1"]; l.Response == nil || l.Response.StatusCode != 400 || !bytes.Contains(l.Response.Body, []byte("request_too_large")) {
+		t.Errorf("line %.300v", l)
+	}
+}
+
+// TestOldNewsOfABatch: a record read before a change does not undo it in the view.
+func TestOldNewsOfABatch(t *testing.T) {
+	p := newPlant(t)
+	old := p.create(inputOf(1))
+	paused, err := p.batches.Pause(t.Context(), "acme", old.ID)
+	ok(t, err)
+	r := newBatchRoad(p.batches, testLines{})
+	r.see(paused)
+	r.see(old)
+	if all := r.all(); len(all) != 1 || !all[0].Paused {
+		t.Errorf("%+v", all)
+	}
+}

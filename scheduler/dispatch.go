@@ -578,9 +578,6 @@ func (d *dispatcher) put(ctx context.Context, ln *lane, picks [][]*item) error {
 	for _, its := range picks {
 		jobs := make([][]byte, len(its))
 		for i, it := range its {
-			if it.data == nil { // a line's, which is not stored
-				it.data = it.job.Encode()
-			}
 			jobs[i] = it.data
 		}
 		for _, p := range queue.Pack(jobs, 0) {

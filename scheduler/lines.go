@@ -26,7 +26,6 @@ type batchRoad struct {
 
 	mu        sync.Mutex
 	live      map[string]batch.Batch // by ID: those that something is left to do for
-	whole     bool                   // all that was there at the start has been seen
 	listeners map[chan struct{}]struct{}
 }
 
@@ -34,16 +33,15 @@ func newBatchRoad(b *batch.Batches, l Lines) *batchRoad {
 	return &batchRoad{batches: b, lines: l, live: map[string]batch.Batch{}, listeners: map[chan struct{}]struct{}{}}
 }
 
-// see takes news of a batch; the zero one says that all have been seen.
+// see takes news of a batch. What is older than what was seen is none: the watch and the keeper's own steps overtake each
+// other.
 func (r *batchRoad) see(b batch.Batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case b.ID == "":
-		r.whole = true
 	case b.Purged:
 		delete(r.live, b.ID)
-	default:
+	case !b.Older(r.live[b.ID]):
 		r.live[b.ID] = b
 	}
 	for ch := range r.listeners {
@@ -198,10 +196,17 @@ func (l *lines) item(n int, text []byte, now int64) *item {
 	}
 	it.job.CustomID = line.CustomID
 	if it.refused = l.road.lines.Read(&it.job, line.Body); it.refused != nil {
-		it.job.Request.Model = l.b.Resolved
+		return it
+	}
+	it.data = it.job.Encode()
+	if most := l.q.Conn().MaxPayload() - envelope; int64(len(it.data)) > most {
+		it.refused = engine.Errorf(engine.Invalid, "request_too_large", "", "The request is larger than the queue takes (%d bytes of %d). Send less text.", len(it.data), most)
 	}
 	return it
 }
+
+// envelope is what a message of one job holds beside it.
+const envelope = 4 << 10
 
 // arrange puts lines that begin alike next to each other: an engine that has just read a prefix has it still.
 func (l *lines) arrange(its []*item) {
