@@ -41,6 +41,9 @@ func (s *stores) startProducer(ctx context.Context, c *crew, cfg *Config, sealer
 	if err != nil {
 		return nil, err
 	}
+	if err := p.Setup(ctx); err != nil {
+		return nil, err
+	}
 	c.start("producer", p.Run)
 	return p.Handler(), nil
 }

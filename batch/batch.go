@@ -53,7 +53,7 @@ func (s Status) Terminal() bool {
 }
 
 // Endpoints are those that batches may be made for.
-var Endpoints = []queue.Endpoint{queue.Chat, queue.Completions, queue.Embeddings}
+var Endpoints = []queue.Endpoint{queue.Chat, queue.Completions, queue.Embeddings, queue.Responses}
 
 // Bounds of batches.
 const (

@@ -29,7 +29,7 @@ func NewLines(c LinesConfig) *Lines {
 }
 
 // lineReaders read the bodies of lines, by endpoint.
-var lineReaders = map[queue.Endpoint]reader{queue.Chat: readChat, queue.Completions: readCompletions, queue.Embeddings: readEmbeddings}
+var lineReaders = map[queue.Endpoint]reader{queue.Chat: readChat, queue.Completions: readCompletions, queue.Embeddings: readEmbeddings, queue.Responses: readResponseLine}
 
 // Resolve says what a model's name stands for now. One that is not here is an *engine.Error of class NotFound.
 func (l *Lines) Resolve(_ context.Context, name string) (engine.Model, error) {

@@ -143,6 +143,9 @@ func (o *object) take(name string) (json.RawMessage, bool) {
 	return v, ok && kind(v) != "null"
 }
 
+// put replaces a field's value by one that others read.
+func (o *object) put(name string, v json.RawMessage) { o.fields[name] = v }
+
 // has says whether a field is there and not null, and leaves it.
 func (o *object) has(name string) bool {
 	v, ok := o.fields[name]

@@ -32,6 +32,8 @@ type order struct {
 	webhook  *queue.Webhook // its secret still open
 	replayOf string
 	metadata map[string]string
+	// response is set where the answer is one of the Responses API.
+	response *responseWish
 }
 
 // cacheable says whether an equal request may have the same answer: a draw from a distribution may not, unless the

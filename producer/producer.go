@@ -82,6 +82,8 @@ type Server struct {
 	uploads uploads
 	recent  recent
 	hooks   *webhook.Endpoints
+	// responses are those that are kept to be read later.
+	responses responseBook
 	// background is for verdicts whose answers have left already.
 	background chan *result.Verdict
 	draining   atomic.Bool
@@ -118,6 +120,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{cfg: c, waiting: tenants{most: c.TenantWaiting, n: map[string]int{}}, background: make(chan *result.Verdict, 4096), idle: make(chan struct{})}
 	s.over, s.giveUp = context.WithCancelCause(context.Background())
 	s.hooks = webhook.NewEndpoints(webhook.EndpointsConfig{JS: c.Queue.JS(), Sealer: c.Sealer, Allow: c.WebhookAllow, Log: c.Log})
+	s.responses = responseBook{c.Queue.JS(), c.Queue.Replicas()}
 	s.handler = s.routes()
 	return s, nil
 }

@@ -28,6 +28,11 @@ func (t *trip) answerLater() error {
 		metricAccepted.WithLabelValues(string(t.job.Lane), "async").Inc()
 		st = statusOf(t.job, v)
 	}
+	if t.background() {
+		r := stored{t.record(nil), result.AnswerID(queue.Responses, t.job.ID), st.State, st.Verdict}
+		writeJSON(t.w, http.StatusOK, r.body())
+		return nil
+	}
 	h := t.w.Header()
 	h.Set("Location", "/v1/jobs/"+t.job.ID)
 	h.Set("Preference-Applied", "respond-async")
@@ -378,7 +383,7 @@ func (t *trip) tooLong(why error) error {
 var errHungUp = &apiError{Status: 499, Type: typeInvalid, Code: "client_closed_request", Message: "The client closed the connection."}
 
 // recorded jobs live on without the connection.
-func (t *trip) recorded() bool { return t.job.Idem != nil || t.job.Webhook != nil }
+func (t *trip) recorded() bool { return t.job.Idem != nil || t.job.Webhook != nil || t.background() }
 
 func (t *trip) fate() string {
 	if t.recorded() {
@@ -421,6 +426,10 @@ func (t *trip) expire() (*result.Verdict, error) {
 
 // reply answers with a verdict.
 func (t *trip) reply(v *result.Verdict) error {
+	if t.order.response != nil && v.State == queue.Succeeded {
+		writeJSON(t.w, http.StatusOK, t.response(v))
+		return nil
+	}
 	status, body := result.Response(v)
 	if status == http.StatusServiceUnavailable {
 		t.w.Header().Set("Retry-After", "2")

@@ -46,6 +46,7 @@ func (s *Server) routes() http.Handler {
 		mux.Handle(pattern, s.answer(h))
 	}
 	s.hookRoutes(mux)
+	s.responseRoutes(mux)
 	if s.cfg.Weights != nil {
 		mux.Handle("POST /lorry/v1/models", s.answer(s.createAdapter))
 	}

@@ -22,13 +22,19 @@ type streamed struct {
 	shape  shape
 	tokens chan *nats.Msg
 	done   bool // the first chunk has left
+	// narrator tells the answer where it is one of the Responses API.
+	narrator *narrator
 }
 
 // tokensAhead is how many token messages may wait for a slow client; past it they are lost, and the verdict has the rest.
 const tokensAhead = 4096
 
 func newStreamed(t *trip) *streamed {
-	return &streamed{trip: t, out: sse{w: t.w}, relay: newRelay(t.job.Request.Sampling.N), shape: shapeOf(t.job, t.order.usage)}
+	st := &streamed{trip: t, out: sse{w: t.w}, relay: newRelay(t.job.Request.Sampling.N), shape: shapeOf(t.job, t.order.usage)}
+	if t.order.response != nil {
+		st.narrator = newNarrator(st)
+	}
+	return st
 }
 
 // run answers with server-sent events. What fails before the first one is an ordinary error.
@@ -40,6 +46,9 @@ func (st *streamed) run(ctx context.Context, w *result.Waiter) error {
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	v, err := st.start(ctx, w)
+	if v == nil && err == nil && st.background() {
+		err = st.narrator.open() // it may be long until there is anything to tell, and the client wants its ID
+	}
 	if v == nil && err == nil {
 		v, err = st.listen(ctx, w)
 	}
@@ -95,9 +104,11 @@ func (st *streamed) token(m *nats.Msg) error {
 
 // send sends a piece, and before the first one who speaks.
 func (st *streamed) send(c engine.Chunk) error {
-	if !st.done {
-		st.done = true
-		metricFirst.Observe(time.Since(st.began).Seconds())
+	if st.narrator != nil {
+		st.firstLeft()
+		return st.narrator.piece(c)
+	}
+	if st.firstLeft() {
 		for i := range st.relay.choices {
 			if err := st.event(st.shape.opening(i)); err != nil {
 				return err
@@ -105,6 +116,16 @@ func (st *streamed) send(c engine.Chunk) error {
 		}
 	}
 	return st.event(st.shape.piece(c))
+}
+
+// firstLeft notes that something leaves, and says whether it is the first.
+func (st *streamed) firstLeft() bool {
+	if st.done {
+		return false
+	}
+	st.done = true
+	metricFirst.Observe(time.Since(st.began).Seconds())
+	return true
 }
 
 // event sends a chunk, if there is one.
@@ -125,6 +146,10 @@ func (st *streamed) fail(err error) error {
 		return nil
 	}
 	st.s.cfg.Log.Warn().Err(err).Str("job", st.job.ID).Msg("stream ended with an error")
+	if st.narrator != nil {
+		_ = st.narrator.broken(asAPI(err))
+		return nil
+	}
 	_ = st.out.fail(asAPI(err)) // a client that hung up
 	return nil
 }
@@ -132,6 +157,9 @@ func (st *streamed) fail(err error) error {
 // finish sends what is left of the verdict that stands.
 func (st *streamed) finish(v *result.Verdict) error {
 	defer st.out.end()
+	if st.narrator != nil {
+		return st.narrator.finish(v)
+	}
 	if v.State != queue.Succeeded {
 		return st.failed(v)
 	}

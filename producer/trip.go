@@ -68,16 +68,23 @@ func (t *trip) prepare(read reader) error {
 	if t.order, err = read(body, limits{maxN: t.s.cfg.MaxN, allow: t.s.cfg.WebhookAllow, now: t.began}); err != nil {
 		return err
 	}
+	if err := t.goOn(who.Tenant); err != nil {
+		return err
+	}
 	if t.async = prefersAsync(t.r.Header); t.async && t.order.stream {
 		return refuse(codeCombination, "stream", "'stream' needs a connection that waits, 'Prefer: respond-async' one that does not: give one.")
 	}
 	if !t.s.cfg.Queue.Conn().IsConnected() { // at once, and before the library buffers what would arrive unasked later
 		return queue.ErrAway
 	}
+	t.async = t.async || t.background() && !t.order.stream
 	if err := t.makeJob(who, body); err != nil {
 		return err
 	}
-	return t.idempotent()
+	if err := t.idempotent(); err != nil {
+		return err
+	}
+	return t.keepAsked()
 }
 
 // makeJob fills in all that the request does not say.
@@ -110,12 +117,12 @@ func (t *trip) route() {
 	j := t.job
 	switch {
 	case j.Lane != "":
-	case t.async:
+	case t.async, t.background():
 		j.Lane = queue.Flex
 	default:
 		j.Lane = queue.Interactive
 	}
-	j.Waited = !t.async && j.Lane == queue.Interactive && t.order.webhook == nil && j.Idem == nil
+	j.Waited = !t.async && j.Lane == queue.Interactive && t.order.webhook == nil && j.Idem == nil && !t.background()
 }
 
 // name gives the job its ID. A seed that the client did not choose is drawn from it, so that every attempt, and every

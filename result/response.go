@@ -43,7 +43,8 @@ func ErrorResponse(e *engine.Error) (status int, body []byte) {
 	return row.status, must(json.Marshal(map[string]APIError{"error": api}))
 }
 
-// Response is a verdict's HTTP status and body in the shape of its endpoint.
+// Response is a verdict's HTTP status and body in the shape of its endpoint. A response repeats nothing of its request
+// but the metadata: a verdict does not know the rest.
 func Response(v *Verdict) (status int, body []byte) {
 	if v.State != queue.Succeeded {
 		return ErrorResponse(v.failure())
@@ -58,6 +59,8 @@ func (v *Verdict) body() any {
 		return generated(v)
 	case queue.Completions:
 		return textCompletion(v)
+	case queue.Responses:
+		return response(v)
 	case queue.Embeddings:
 		return embeddings(v)
 	case queue.Tokenize:

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"lorry/engine"
 	"lorry/queue"
 	"lorry/result"
 	"lorry/webhook"
@@ -69,23 +68,9 @@ func (f fact) tales() []tale {
 	out := []tale{{webhook.EventID(f.job.Job), "lorry.job." + string(f.job.State), f.job.Object(), true}}
 	if f.job.Endpoint == queue.Responses {
 		id := result.AnswerID(queue.Responses, f.job.Job)
-		out = append(out, tale{webhook.ResponseEventID(f.job.Job), "response." + responseEnd(f.job), map[string]string{"id": id}, false})
+		out = append(out, tale{webhook.ResponseEventID(f.job.Job), "response." + result.ResponseStatus(f.job), map[string]string{"id": id}, false})
 	}
 	return out
-}
-
-// responseEnd is how OpenAI calls the end of a response.
-func responseEnd(v *result.Verdict) string {
-	switch v.State {
-	case queue.Succeeded:
-		if v.Completion.Choices[0].Finish == engine.FinishLength {
-			return "incomplete"
-		}
-		return "completed"
-	case queue.Cancelled:
-		return "cancelled"
-	}
-	return "failed"
 }
 
 // outgoing are a fact's events on their ways: to its own webhook, and to each endpoint that wants them. They depend on

@@ -1,0 +1,231 @@
+package producer
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"lorry/queue"
+	"lorry/result"
+)
+
+// responseBook keeps responses that were asked for with store: what they were asked, which nothing else keeps behind the
+// job, and the answers of those that somebody waited for, whose HTTP answer is else the only record. The answers of
+// background ones are in RESULTS. It is the one owner of its bucket.
+type responseBook struct {
+	js       jetstream.JetStream
+	replicas int
+}
+
+// responsesBucket is the KV bucket's name; its keys are <tenant>.<response>.
+const responsesBucket = "responses"
+
+// responsesFor is how long responses can be read: as long as RESULTS keeps theirs.
+const responsesFor = 72 * time.Hour
+
+// responseRecord is a response in the bucket. A change of its bytes needs a new V, and a reader of the old one.
+type responseRecord struct {
+	V     int    `json:"v"`
+	Model string `json:"model"`
+	// Created is in unix milliseconds.
+	Created int64               `json:"created"`
+	Echo    result.ResponseEcho `json:"echo"`
+	// Items are all that the model was given but the instructions, those of the conversation before it too.
+	Items []inputItem `json:"items"`
+	// Verdict is the answer, unless RESULTS has it.
+	Verdict json.RawMessage `json:"verdict,omitempty"`
+}
+
+const responseV = 1
+
+var (
+	errNoResponse = errors.New("producer: no such response")
+	responseID    = regexp.MustCompile(`^resp_[0-9a-z]{26}$`)
+)
+
+// setup makes the bucket. It is an admin step; doing it again changes nothing.
+func (b responseBook) setup(ctx context.Context) error {
+	c := jetstream.KeyValueConfig{Bucket: responsesBucket, Description: "what stored responses were asked", Storage: jetstream.FileStorage,
+		Replicas: cmp.Or(b.replicas, 1), TTL: responsesFor}
+	if _, err := b.js.CreateOrUpdateKeyValue(ctx, c); err != nil {
+		return fmt.Errorf("producer: set up bucket %s: %w", responsesBucket, err)
+	}
+	return nil
+}
+
+func (b responseBook) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	kv, err := b.js.KeyValue(ctx, responsesBucket)
+	if err != nil {
+		return nil, fmt.Errorf("producer: bucket %s: %w", responsesBucket, err)
+	}
+	return kv, nil
+}
+
+// put keeps a response. One that is there stays: a repetition under an idempotency key says the same.
+func (b responseBook) put(ctx context.Context, tenant, id string, r responseRecord) error {
+	kv, err := b.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("producer: response %s: %w", id, err)
+	}
+	if _, err := kv.Create(ctx, tenant+"."+id, raw); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+		return fmt.Errorf("producer: keep response %s: %w", id, err)
+	}
+	return nil
+}
+
+// get is a tenant's response; errNoResponse where there is none.
+func (b responseBook) get(ctx context.Context, tenant, id string) (r responseRecord, err error) {
+	if !responseID.MatchString(id) {
+		return r, errNoResponse
+	}
+	kv, err := b.bucket(ctx)
+	if err != nil {
+		return r, err
+	}
+	e, err := kv.Get(ctx, tenant+"."+id)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return r, errNoResponse
+	}
+	if err == nil {
+		err = json.Unmarshal(e.Value(), &r)
+	}
+	if err == nil && r.V > responseV {
+		err = fmt.Errorf("version %d, this program reads %d", r.V, responseV)
+	}
+	if err != nil {
+		return r, fmt.Errorf("producer: read response %s: %w", id, err)
+	}
+	return r, nil
+}
+
+func (b responseBook) delete(ctx context.Context, tenant, id string) error {
+	kv, err := b.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	if err := kv.Purge(ctx, tenant+"."+id); err != nil {
+		return fmt.Errorf("producer: delete response %s: %w", id, err)
+	}
+	return nil
+}
+
+// jobOf is the job behind a response.
+func jobOf(response string) string { return "job_" + strings.TrimPrefix(response, "resp_") }
+
+// stored is a response as it stands now.
+type stored struct {
+	responseRecord
+	id      string
+	state   queue.State
+	verdict *result.Verdict // nil while it is under way
+}
+
+// response looks a tenant's response up.
+func (s *Server) response(ctx context.Context, tenant, id string) (*stored, error) {
+	r, err := s.responses.get(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	out := &stored{responseRecord: r, id: id}
+	if r.Verdict != nil {
+		out.verdict, err = result.Decode(r.Verdict)
+		if err == nil {
+			out.state = out.verdict.State
+		}
+		return out, err
+	}
+	st, err := s.cfg.Results.Get(ctx, tenant, jobOf(id))
+	if errors.Is(err, result.ErrNotFound) {
+		return nil, errNoResponse // never submitted, or gone
+	}
+	if err == nil {
+		out.state, out.verdict = st.State, st.Verdict
+	}
+	return out, err
+}
+
+// body is the response as clients see it.
+func (r *stored) body() result.ResponseBody {
+	if r.verdict != nil {
+		return result.EndedResponse(r.verdict, r.Echo)
+	}
+	status := "queued"
+	if r.state == queue.Running {
+		status = "in_progress"
+	}
+	return result.NewResponse(jobOf(r.id), r.Model, r.Created, status, r.Echo)
+}
+
+// record is a trip's response as it is kept; v is nil where RESULTS will have the answer.
+func (t *trip) record(v *result.Verdict) responseRecord {
+	w := t.order.response
+	r := responseRecord{V: responseV, Model: t.job.Request.Model.Name, Created: t.job.Created, Echo: w.echo, Items: w.items}
+	if v != nil {
+		r.Verdict = v.Encode()
+	}
+	return r
+}
+
+// goOn puts the conversation before the request's own input that it goes on with.
+func (t *trip) goOn(tenant string) error {
+	w := t.order.response
+	if w == nil {
+		return nil
+	}
+	if w.echo.PreviousResponseID == nil {
+		t.order.converse(nil)
+		return nil
+	}
+	ctx, cancel := t.step()
+	defer cancel()
+	id := *w.echo.PreviousResponseID
+	before, err := t.s.response(ctx, tenant, id)
+	switch {
+	case errors.Is(err, errNoResponse):
+		return refuse("previous_response_not_found", "previous_response_id", "Previous response with id '%s' not found.", clip(id))
+	case err != nil:
+		return store(err)
+	case before.state != queue.Succeeded:
+		return refuse(codeValue, "previous_response_id", "Previous response with id '%s' has no answer to go on with: its status is '%s'.", clip(id), before.body().Status)
+	}
+	t.order.converse(append(before.Items, outputItems(before.verdict)...))
+	return nil
+}
+
+// background says whether the response goes on without the connection.
+func (t *trip) background() bool { return t.order.response != nil && t.order.response.echo.Background }
+
+// keepAsked keeps what a background response was asked, before its job is submitted: whoever sees the response finds it.
+func (t *trip) keepAsked() error {
+	if !t.background() || t.standing != nil {
+		return nil
+	}
+	ctx, cancel := t.step()
+	defer cancel()
+	return store(t.s.responses.put(ctx, t.job.Tenant, result.AnswerID(queue.Responses, t.job.ID), t.record(nil)))
+}
+
+// response is one that was waited for, kept where it is to be. One that can't be kept says so: the answer is there.
+func (t *trip) response(v *result.Verdict) result.ResponseBody {
+	w := t.order.response
+	if w.echo.Store && !w.echo.Background && !w.told && v.State == queue.Succeeded {
+		ctx, cancel := t.step()
+		defer cancel()
+		if err := t.s.responses.put(ctx, t.job.Tenant, result.AnswerID(queue.Responses, v.Job), t.record(v)); err != nil {
+			t.s.cfg.Log.Warn().Err(err).Str("job", v.Job).Msg("response is not stored")
+			w.echo.Store = false
+		}
+	}
+	return result.EndedResponse(v, w.echo)
+}
