@@ -2,6 +2,9 @@
 // executable of its own because llama.cpp ends its process when it finds a fault, and because the binding to it needs
 // a library (libffi) that lorry itself does without.
 //
+// Beside that it has tools, which do one thing and end: check looks at a file that nobody trusts yet, quantize writes a
+// model in another format, and render is the process in which a model's chat template runs.
+//
 // It lives as long as the pipe to its parent does, and takes no notice of the signals by which a terminal or a service
 // manager ends a whole group of processes: the parent drains first, then closes the pipe.
 package main

@@ -23,6 +23,7 @@ import (
 // Bounds of one prompt.
 const (
 	renderLimit  = 5 * time.Second
+	renderStart  = 10 * time.Second // more, for a process that begins on a busy machine
 	renderMemory = 1 << 30
 	renderStack  = 64 << 20
 	maxPrompt    = 64 << 20
@@ -155,7 +156,7 @@ func (r *renderer) start() error {
 	if err := p.cmd.Start(); err != nil {
 		return fmt.Errorf("llama: start templates' process: %w", err)
 	}
-	hello, err := p.ask(r.hello, r.hello.Limit)
+	hello, err := p.ask(r.hello, r.hello.Limit+renderStart)
 	if err != nil {
 		return fmt.Errorf("compile its chat template: %w", err)
 	}
