@@ -177,7 +177,7 @@ func TestBatchSteps(t *testing.T) {
 			t.Errorf("cancelled: %v", c)
 		}
 	}
-	for _, step := range []string{"pause", "resume"} {
+	for _, step := range []string{"pause", "resume", "retry"} {
 		a := r.post("/lorry/v1/batches/"+id+"/"+step, "")
 		a.refused(t, 409, "")
 		if !strings.Contains(string(a.body), "Cannot "+step+" a batch with status 'cancelling'.") || a.header.Get("X-Should-Retry") != "false" {
@@ -191,7 +191,7 @@ func TestBatchNotThere(t *testing.T) {
 	theirs := r.batch("", "Authorization: Bearer "+r.key("rival"))["id"].(string)
 	mine := "Authorization: Bearer " + r.key("acme")
 	for _, id := range []string{theirs, "batch_00000000000000000000000000", "nonsense", "*", "%3E"} {
-		for _, call := range []string{"GET /v1/batches/ID", "POST /v1/batches/ID/cancel",
+		for _, call := range []string{"GET /v1/batches/ID", "POST /v1/batches/ID/cancel", "GET /lorry/v1/batches/ID/results", "POST /lorry/v1/batches/ID/retry",
 			"POST /lorry/v1/batches/ID/pause", "POST /lorry/v1/batches/ID/resume", "PATCH /lorry/v1/batches/ID"} {
 			method, path, _ := strings.Cut(strings.Replace(call, "ID", id, 1), " ")
 			body := ""

@@ -45,7 +45,7 @@ func TestBatches(t *testing.T) {
 	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(l.url+"/dashboard/batches"))
 	b.see(`#live[data-state="on"]`)
 	eval[bool](b, `window.marker = true`)
-	id := l.batch(60, 30)
+	id := l.batch(200, 20) // more than the worker has slots: they end in waves
 	row := func(state string) string { return fmt.Sprintf(`tr[data-batch="%s"][data-state="%s"]`, id, state) }
 	head := func(state string) string {
 		return fmt.Sprintf(`.job-head[data-batch="%s"][data-state="%s"]`, id, state)
@@ -56,6 +56,10 @@ func TestBatches(t *testing.T) {
 	b.do(chromedp.Click(chromedp.CSS(row("in_progress") + ` a.id`)))
 	b.see(head("in_progress"))
 	b.see(`#live[data-state="on"]`)
+	b.see(`.held`)
+	if why := eval[string](b, `document.querySelector(".held").textContent`); why != "No worker serves its model now." {
+		t.Errorf("held back: %q", why)
+	}
 	b.shot("21-batch-waits")
 	eval[bool](b, `window.marker = true`)
 	b.do(chromedp.Click(chromedp.CSS(`#pause-` + id)))
@@ -67,7 +71,7 @@ func TestBatches(t *testing.T) {
 	b.shot("22-batch-runs")
 	b.see(head("completed"))
 	b.see(`a.output`)
-	if far := eval[string](b, `document.querySelector(".far .meter-text").textContent`); far != "60 of 60" {
+	if far := eval[string](b, `document.querySelector(".far .meter-text").textContent`); far != "200 of 200" {
 		t.Errorf("at the end: %q", far)
 	}
 	if !eval[bool](b, `window.marker === true`) {

@@ -362,6 +362,35 @@ def batch_results_while_it_runs():
 
 
 @case
+def batch_paused():
+    client = new_client()
+    b = create(client, [line(i, LONG) for i in range(200)])
+    equal(lorry(client, "post", b, "/pause")["lorry"]["paused"], True)
+    eventually(lambda: client.batches.retrieve(b.id).model_extra["lorry"].get("held_back_by") == "paused")
+    equal(lorry(client, "post", b, "/resume")["lorry"]["paused"], False)
+    eventually(lambda: client.batches.retrieve(b.id).model_extra["lorry"].get("held_back_by") != "paused")
+    client.batches.cancel(b.id)
+    equal(over(client, b).status, "cancelled")
+    with raises(openai.ConflictError, 409):
+        lorry(client, "post", b, "/pause")
+
+
+@case
+def batch_retried():
+    """Only what did not succeed runs again, as a batch of its own."""
+    client = new_client()
+    b = over(client, create(client, [line(i) for i in range(3)] + [line(i, temperature=9) for i in range(3, 5)]))
+    again = lorry(client, "post", b, "/retry")
+    equal(again["lorry"]["retry_of"], b.id)
+    again = over(client, client.batches.retrieve(again["id"]))
+    equal((again.status, counts(again)), ("completed", (2, 0, 2)))
+    equal(set(read(client, again.error_file_id)), {"line-3", "line-4"})
+    fine = over(client, create(client, [line(1)]))
+    with raises(openai.ConflictError, 409):
+        lorry(client, "post", fine, "/retry")
+
+
+@case
 def batch_changed():
     client = new_client()
     b = create(client, [line(1, LONG)])
