@@ -1,7 +1,6 @@
 package llama
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 
@@ -62,24 +61,13 @@ func (t *template) writeCall(message *jinja.Dict, v jinja.Value) string {
 	return ""
 }
 
-// quoted is a JSON string as Python writes it: < and & stay.
-func quoted(s string) string {
-	var b strings.Builder
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(s); err != nil {
-		panic("llama: " + err.Error()) // a string: a bug
-	}
-	return strings.TrimSuffix(b.String(), "\n")
-}
-
 // tellTools puts the tools into the system message, or before all messages, in the words that Hermes' templates use.
 func tellTools(messages, tools jinja.Value) jinja.Value {
 	var b strings.Builder
 	b.WriteString("# Tools\n\nYou may call one or more functions to assist with the user query.\n\n" +
 		"You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n")
 	for _, tool := range tools.AsList().Items {
-		writeJSON(&b, tool)
+		pythonJSON{}.write(&b, tool, 0)
 		b.WriteByte('\n')
 	}
 	b.WriteString("</tools>\n\nFor each function call, return a json object with function name and arguments within " +
@@ -95,38 +83,4 @@ func tellTools(messages, tools jinja.Value) jinja.Value {
 	system.AsDict().Set("role", jinja.NewString("system"))
 	system.AsDict().Set("content", jinja.NewString(b.String()))
 	return jinja.NewList(slices.Insert(slices.Clone(messages.AsList().Items), 0, system))
-}
-
-// writeJSON writes a value as Python's json.dumps does, blanks and all, which is what models have seen.
-func writeJSON(b *strings.Builder, v jinja.Value) {
-	switch {
-	case v.IsString():
-		b.WriteString(quoted(v.AsString()))
-	case v.IsList():
-		b.WriteByte('[')
-		for i, item := range v.AsList().Items {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			writeJSON(b, item)
-		}
-		b.WriteByte(']')
-	case v.IsDict():
-		b.WriteByte('{')
-		for i, k := range v.AsDict().OrderedKeys() {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			item, _ := v.AsDict().Get(k)
-			b.WriteString(quoted(k) + ": ")
-			writeJSON(b, item)
-		}
-		b.WriteByte('}')
-	case v.IsNone():
-		b.WriteString("null")
-	case v.IsBool():
-		b.WriteString(strings.ToLower(v.String()))
-	default:
-		b.WriteString(v.String())
-	}
 }

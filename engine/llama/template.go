@@ -58,7 +58,7 @@ func (t *template) close() {
 }
 
 func newTemplate(source, bos, eos string) (*template, error) {
-	t, err := jinja.Compile(source)
+	t, err := jinja.Compile(ownTojson(source))
 	if err != nil {
 		return nil, fmt.Errorf("compile its chat template: %w", err)
 	}
@@ -117,6 +117,7 @@ func (t *template) write(messages jinja.Value, tools *jinja.Value, more variable
 		"bos_token":             jinja.NewString(t.bos),
 		"eos_token":             jinja.NewString(t.eos),
 		"add_generation_prompt": jinja.NewBool(true),
+		tojson:                  jinja.NewCallable(tojson, tojsonFilter),
 	}
 	maps.Copy(values, more)
 	if tools != nil {
