@@ -26,6 +26,8 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"lorry/blob"
 )
 
 // Config is every knob of every command. A knob `some_name` of the YAML file is LORRY_SOME_NAME in the environment and
@@ -66,7 +68,7 @@ type Config struct {
 	RedisCert string `yaml:"redis_cert" env:"REDIS_CERT" for:"up producer worker scheduler dashboard" doc:"PEM file of our certificate towards Redis"`
 	RedisKey  string `yaml:"redis_key" env:"REDIS_KEY" for:"up producer worker scheduler dashboard" doc:"PEM file of that certificate's key"`
 
-	Blobs string `yaml:"blobs" env:"BLOBS" for:"up producer scheduler dashboard" doc:"where files' bytes are: folder (blobs/ of the data folder) or jetstream (an object store of NATS); empty: folder, or jetstream when --nats names servers"`
+	Blobs string `yaml:"blobs" env:"BLOBS" for:"up producer scheduler dashboard" doc:"where files' bytes are: folder (blobs/ of the data folder), jetstream (an object store of NATS), or s3://BUCKET/PREFIX?endpoint=URL&region=NAME (credentials: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); empty: folder, or jetstream when --nats names servers"`
 
 	MaxBody       Size          `yaml:"max_body" env:"MAX_BODY" for:"up producer" doc:"longest request body; past it clients get 413"`
 	TenantWaiting int           `yaml:"tenant_waiting" env:"TENANT_WAITING" for:"up producer" doc:"requests of one tenant that may wait for their answers; past them clients get 429; 0: the producer's default"`
@@ -413,8 +415,8 @@ func (c *Config) check() error {
 		return errors.New("grace, cache_ttl, result_ttl and echo_delay can't be negative")
 	case (c.NATSCert == "") != (c.NATSKey == "") || (c.RedisCert == "") != (c.RedisKey == ""):
 		return errors.New("a client certificate needs both its files: …_cert and …_key")
-	case !slices.Contains([]string{"", "folder", "jetstream"}, c.Blobs):
-		return fmt.Errorf("blobs: %q is none of folder and jetstream", c.Blobs)
+	case !slices.Contains([]string{"", "folder", "jetstream"}, c.Blobs) && !strings.HasPrefix(c.Blobs, "s3:"):
+		return fmt.Errorf("blobs: %q is none of folder, jetstream and s3://BUCKET/PREFIX", c.Blobs)
 	case !slices.Contains([]string{"auto", "console", "json"}, c.LogFormat):
 		return fmt.Errorf("log_format: %q is none of auto, console and json", c.LogFormat)
 	}
@@ -429,6 +431,11 @@ func (c *Config) check() error {
 	}
 	if _, err := c.syncEvery(); err != nil {
 		return err
+	}
+	if strings.HasPrefix(c.Blobs, "s3:") {
+		if _, err := blob.ParseS3(c.Blobs); err != nil {
+			return fmt.Errorf("blobs: %w", err)
+		}
 	}
 	if _, err := parseRedis(c.Redis); c.Redis != "" && err != nil {
 		return err

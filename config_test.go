@@ -118,7 +118,7 @@ func TestSettingsRefused(t *testing.T) {
 		"KV type":               {flags: map[string]string{"kv_type": "q3"}, want: `kv_type: "q3" is none of f16 and q8_0`},
 		"KV the long way":       {flags: map[string]string{"kv_type": "q8_0", "flash_attention": "false"}, want: "q8_0 needs flash_attention"},
 		"half a certificate":    {env: []string{"LORRY_NATS_CERT=c.pem"}, want: "needs both its files"},
-		"blobs":                 {flags: map[string]string{"blobs": "s3"}, want: `blobs: "s3" is none of folder and jetstream`},
+		"blobs":                 {flags: map[string]string{"blobs": "s3"}, want: `blobs: "s3" is none of folder, jetstream and s3://BUCKET/PREFIX`},
 		"log level":             {env: []string{"LORRY_LOG_LEVEL=loud"}, want: "log_level"},
 		"sync":                  {flags: map[string]string{"sync": "never"}, want: "neither always nor a duration"},
 		"redis":                 {env: []string{"LORRY_REDIS=mysql://h"}, want: "none of redis, rediss"},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -245,9 +246,18 @@ func newKeyRevoke() *cobra.Command {
 }
 
 func newWebhook() *cobra.Command {
-	c := &cobra.Command{Use: "webhook", Short: "Look after webhooks"}
+	c := &cobra.Command{Use: "webhook", Short: "Look after webhooks",
+		Example: `  lorry webhook create https://example.com/hook --events batch.*
+  lorry webhook deliveries
+  lorry webhook listen`}
 	c.AddCommand(newWebhookSecret())
+	c.AddCommand(cli.WebhookCommands(bindTarget, verifyWebhook)...)
 	return c
+}
+
+// verifyWebhook is the receiver's side of a signature.
+func verifyWebhook(secret string, h http.Header, body []byte) error {
+	return webhook.Verify(secret, h.Get(webhook.HeaderID), h.Get(webhook.HeaderTimestamp), h.Get(webhook.HeaderSignature), body, time.Now())
 }
 
 func newWebhookSecret() *cobra.Command {

@@ -130,6 +130,7 @@ func (s *stores) startScheduler(ctx context.Context, c *crew, cfg *Config, seale
 		return err
 	}
 	c.start("scheduler", sc.Run)
+	c.start("blobs", s.clearBlobs)
 	return nil
 }
 

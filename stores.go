@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -78,7 +79,8 @@ func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
 	return errors.Join(s.files.Setup(ctx), s.batches.Setup(ctx))
 }
 
-// openBlobs opens a store of bytes: a folder of the data folder, or NATS' bucket of the same name, which it makes.
+// openBlobs opens a store of bytes: a folder of the data folder, what begins so in an S3 bucket, or NATS' bucket of the
+// same name, which it makes.
 func (s *stores) openBlobs(ctx context.Context, closer func(string, func()), cfg *Config, name string) (blob.Store, error) {
 	if cfg.blobsInFolder() {
 		d, err := blob.OpenDir(blob.DirConfig{Dir: filepath.Join(cfg.Data, name)})
@@ -88,12 +90,54 @@ func (s *stores) openBlobs(ctx context.Context, closer func(string, func()), cfg
 		closer(name, func() { _ = d.Close() })
 		return d, nil
 	}
+	if strings.HasPrefix(cfg.Blobs, "s3:") {
+		return openS3(ctx, closer, cfg.Blobs, name)
+	}
 	o := blob.NewObjects(blob.ObjectsConfig{JS: s.queue.JS(), Bucket: name, Replicas: cfg.Replicas})
 	return o, o.Setup(ctx)
 }
 
+func openS3(ctx context.Context, closer func(string, func()), at, name string) (blob.Store, error) {
+	c, err := blob.ParseS3(at)
+	if err != nil {
+		return nil, err
+	}
+	c.Prefix += name + "/"
+	s, err := blob.OpenS3(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	closer(name, func() { _ = s.Close() })
+	return s, nil
+}
+
 // weightsBucket holds adapters. It is not the one of clients' files, which counts its files and deletes what none has.
 const weightsBucket = "weights"
+
+// clearEvery is how often what dead processes left half-way is looked for.
+const clearEvery = 6 * time.Hour
+
+// clearBlobs removes it, until ctx ends.
+func (s *stores) clearBlobs(ctx context.Context) error {
+	t := time.NewTicker(clearEvery)
+	defer t.Stop()
+	for {
+		n, err := s.blobs.Clear(ctx, time.Now().Add(-blob.StaleAfter))
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			s.log.Warn().Err(err).Msg("half-written blobs are not cleared")
+		case n > 0:
+			s.log.Info().Int("blobs", n).Msg("half-written blobs cleared")
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
 
 func (s *stores) close() {
 	if s.redis != nil {

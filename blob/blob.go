@@ -1,4 +1,5 @@
-// Package blob keeps bytes by their digest: in a folder (Dir) or in a JetStream object store (Objects).
+// Package blob keeps bytes by their digest: in a folder (Dir), a JetStream object store (Objects) or a bucket of an S3-compatible
+// store (S3).
 //
 // The same bytes are kept once. Whoever keeps a digest in a record of its own is to know when the last such record goes,
 // and calls Delete then: a store counts nothing. Put's claim is there for that count: it runs once the digest is known
@@ -53,6 +54,26 @@ type Store interface {
 	Delete(ctx context.Context, digest string) error
 	// List walks over all blobs, in no order that means anything.
 	List(ctx context.Context) iter.Seq2[Info, error]
+	// Clear removes what Puts that began before a time left half-way, since their process died, and says how much it was.
+	Clear(ctx context.Context, before time.Time) (n int, err error)
+}
+
+// StaleAfter is how old something half-way is that nobody is writing any more.
+const StaleAfter = 24 * time.Hour
+
+// seek moves a reader's place without reading anything yet.
+func seek(next *int64, size, offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += *next
+	case io.SeekEnd:
+		offset += size
+	}
+	if offset < 0 {
+		return 0, errors.New("blob: seek before the start")
+	}
+	*next = offset
+	return offset, nil
 }
 
 // digestLen is a SHA-256 in hex.

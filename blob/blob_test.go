@@ -30,7 +30,7 @@ type kept struct {
 	things func() int
 }
 
-var stores = map[string]func(t *testing.T) kept{"dir": openDir, "objects": openObjects}
+var stores = map[string]func(t *testing.T) kept{"dir": openDir, "objects": openObjects, "s3": openS3}
 
 func openDir(t *testing.T) kept {
 	d, err := OpenDir(DirConfig{Dir: filepath.Join(t.TempDir(), "blobs"), MinFree: 1})
@@ -77,6 +77,7 @@ var conformance = map[string]func(t *testing.T, s kept){
 	"seeks":                   seeks,
 	"what is not there":       notThere,
 	"reads end with deletion": deletes,
+	"clears what is half":     clears,
 }
 
 func TestStores(t *testing.T) {

@@ -33,8 +33,6 @@ var _ Store = (*Dir)(nil)
 
 const (
 	tmpDir = "tmp"
-	// staleAfter is when something in tmp is a dead process's.
-	staleAfter = 24 * time.Hour
 	// checkEvery is after how many bytes the disk is asked again.
 	checkEvery  = 16 << 20
 	defaultFree = 1 << 30
@@ -54,24 +52,25 @@ func OpenDir(c DirConfig) (*Dir, error) {
 		_ = root.Close()
 		return nil, err
 	}
-	return d, d.clear(time.Now().Add(-staleAfter))
+	_, err = d.Clear(context.Background(), time.Now().Add(-StaleAfter))
+	return d, err
 }
 
 // Close lets go of the folder.
 func (d *Dir) Close() error { return d.root.Close() }
 
-// clear removes what was begun before a time and never ended.
-func (d *Dir) clear(before time.Time) error {
+// Clear implements Store.
+func (d *Dir) Clear(_ context.Context, before time.Time) (n int, err error) {
 	entries, err := fs.ReadDir(d.root.FS(), tmpDir)
 	if err != nil {
-		return fmt.Errorf("blob: clear: %w", err)
+		return 0, fmt.Errorf("blob: clear: %w", err)
 	}
 	for _, e := range entries {
-		if i, err := e.Info(); err == nil && i.ModTime().Before(before) {
-			_ = d.root.Remove(tmpDir + "/" + e.Name())
+		if i, err := e.Info(); err == nil && i.ModTime().Before(before) && d.root.Remove(tmpDir+"/"+e.Name()) == nil {
+			n++
 		}
 	}
-	return nil
+	return n, nil
 }
 
 // Put implements Store.

@@ -12,6 +12,7 @@ import (
 	"io"
 	"iter"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -289,6 +290,44 @@ func (o *Objects) List(ctx context.Context) iter.Seq2[Info, error] {
 	}
 }
 
+// Clear implements Store: it drops the parts that no manifest names.
+func (o *Objects) Clear(ctx context.Context, before time.Time) (n int, err error) {
+	s, err := o.bucket(ctx)
+	if err != nil {
+		return 0, err
+	}
+	all, err := s.List(ctx)
+	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return 0, fmt.Errorf("blob: clear: %w", err)
+	}
+	whole := map[string]bool{}
+	for _, i := range all {
+		whole[i.Metadata[metaPrefix]] = true
+	}
+	var errs []error
+	for _, i := range all {
+		prefix, ok := partOf(i.Name)
+		if !ok || whole[prefix] || !i.ModTime.Before(before) {
+			continue
+		}
+		n++
+		errs = append(errs, o.drop(ctx, s, i.Name))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return n, fmt.Errorf("blob: clear: %w", err)
+	}
+	return n, nil
+}
+
+// partOf is what a part's name begins with; ok is false for what is no part.
+func partOf(name string) (prefix string, ok bool) {
+	i := strings.LastIndexByte(name, '.')
+	if i < 0 || !strings.HasPrefix(name, tmpDir+".") {
+		return "", false
+	}
+	return name[:i], true
+}
+
 // object reads a blob's parts one after the other. A seek reads from the start of the part that it leads to.
 type object struct {
 	manifest
@@ -344,17 +383,7 @@ func (o *object) reach() error {
 
 // Seek moves without reading anything yet.
 func (o *object) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += o.next
-	case io.SeekEnd:
-		offset += o.Size
-	}
-	if offset < 0 {
-		return 0, errors.New("blob: seek before the start")
-	}
-	o.next = offset
-	return offset, nil
+	return seek(&o.next, o.Size, offset, whence)
 }
 
 func (o *object) Close() error {

@@ -220,6 +220,8 @@ func (d *Dashboard) batch(w http.ResponseWriter, r *http.Request, p access.Princ
 // renderPage is what a list that is none of jobs, or a batch's page, shows now.
 func (d *Dashboard) renderPage(ctx context.Context, sc scope, out sections) {
 	switch {
+	case sc.page == pageHooks:
+		d.put(out, "hook-list", d.hookList(ctx, sc))
 	case d.cfg.Batches == nil || d.cfg.Files == nil:
 	case sc.page == pageBatches:
 		d.put(out, "batch-list", d.batchList(ctx, sc))

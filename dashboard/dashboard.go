@@ -22,6 +22,7 @@ import (
 	"lorry/queue"
 	"lorry/registry"
 	"lorry/result"
+	"lorry/webhook"
 )
 
 // Config says what to show. Queue, Results, Access and Fleet are required.
@@ -48,6 +49,7 @@ type Dashboard struct {
 	sessions *sessions
 	hub      *hub
 	monitor  *monitor // nil without Redis
+	desk     *webhook.Desk
 	handler  http.Handler
 
 	look  sync.Mutex // held while NATS is asked, so that readers share one answer
@@ -69,6 +71,7 @@ func New(c Config) (*Dashboard, error) {
 		c.Clients = 256
 	}
 	d := &Dashboard{cfg: c, sessions: newSessions(time.Now)}
+	d.desk = newDesk(c)
 	d.hub = newHub(c.Clients, d.render)
 	if c.Redis != nil {
 		m, err := newMonitor(c.Redis)
@@ -108,6 +111,7 @@ func (d *Dashboard) routes() http.Handler {
 	if d.cfg.Batches != nil && d.cfg.Files != nil {
 		d.batchRoutes(mux)
 	}
+	d.hookRoutes(mux)
 	mux.Handle("GET /dashboard/events", d.guard(d.events))
 	mux.Handle("GET /dashboard/series", d.guard(d.series))
 	mux.HandleFunc("GET /dashboard/login", d.loginPage)

@@ -37,12 +37,13 @@ var (
 )
 
 // pages are the lists beside the overview, by the shape of the IDs that they list.
-var pages = map[string]*regexp.Regexp{"": jobID, pageBatches: batchID, pageBatch: cursor, pageFiles: fileID}
+var pages = map[string]*regexp.Regexp{"": jobID, pageBatches: batchID, pageBatch: cursor, pageFiles: fileID, pageHooks: cursor}
 
 const (
 	pageBatches = "batches"
 	pageBatch   = "batch"
 	pageFiles   = "files"
+	pageHooks   = "webhooks"
 )
 
 // The shapes of IDs; jobID is that of a batch's lines too.
@@ -197,6 +198,9 @@ func (d *Dashboard) jobs(ctx context.Context, sc scope) jobsView {
 
 // explain says what went wrong to people; what it doesn't know goes to the log.
 func (d *Dashboard) explain(err error) string {
+	if text, _ := hookFault(err); text != "" {
+		return text
+	}
 	if text, _ := batchFault(err); text != "" {
 		return text
 	}
@@ -267,6 +271,9 @@ func (d *Dashboard) cancel(w http.ResponseWriter, r *http.Request, p access.Prin
 
 func statusOf(err error) int {
 	if _, status := batchFault(err); status != 0 {
+		return status
+	}
+	if _, status := hookFault(err); status != 0 {
 		return status
 	}
 	switch {

@@ -90,6 +90,7 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"step": func(b batchView, step, label, confirm string) batchStep {
 		return batchStep{b.ID, b.Tenant, step, label, confirm}
 	},
+	"hookStep": func(id, tenant, step, label string) hookStep { return hookStep{id, tenant, step, label} },
 	"jobAt": func(id string, sc scope) string {
 		return "/dashboard/jobs/" + id + "?" + scope{tenant: sc.tenant}.query()
 	},
