@@ -112,6 +112,18 @@ def batch_of_completions():
 
 
 @case
+def batch_of_embeddings():
+    client, url = new_client(), "/v1/embeddings"
+    lines = [{"custom_id": "v%d" % i, "method": "POST", "url": url, "body": {"model": MODEL, "input": ["alpha", "number %d" % i]}} for i in range(3)]
+    b = over(client, create(client, lines, endpoint=url))
+    equal((b.status, counts(b)), ("completed", (3, 3, 0)))
+    for x in read(client, b.output_file_id).values():
+        got = openai.types.CreateEmbeddingResponse.model_validate(x["response"]["body"])
+        equal([d.index for d in got.data], [0, 1])
+    assert b.usage.input_tokens > 0 and b.usage.output_tokens == 0, b.usage
+
+
+@case
 def batch_of_many():
     """Each of 1,000 lines exactly once, with its own answer."""
     client = new_client()
