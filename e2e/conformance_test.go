@@ -18,7 +18,9 @@ import (
 func TestConformance(t *testing.T) {
 	env := map[string]string{"LORRY_ENGINE": "echo", "LORRY_ECHO_DELAY": "5ms", "LORRY_TENANT_WAITING": "8", "LORRY_WEBHOOK_ALLOW": "127.0.0.0/8"}
 	s := &suite{sdks: clients(t), env: adminOf(up(t, env), "echo")}
-	t.Run("python", func(t *testing.T) { s.python(t, "models", "chats", "mistakes", "files", "hooks", "batches", "vectors") })
+	t.Run("python", func(t *testing.T) {
+		s.python(t, "models", "chats", "mistakes", "files", "hooks", "batches", "vectors", "responses")
+	})
 	t.Run("node", func(t *testing.T) { s.node(t, "chats", "files", "hooks", "batches", "vectors") })
 }
 
