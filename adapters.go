@@ -113,21 +113,24 @@ func (c *Config) pins() (string, error) {
 // adaptersDir is where the engines of this box read adapters.
 func (c *Config) adaptersDir() string { return filepath.Join(c.Data, "adapters") }
 
-// adapt has an engine's adapters fetched where they are needed, and registers those of the settings.
-func (s *stores) adapt(ctx context.Context, cfg *Config, eng *opened) (done func(), err error) {
+// adapters registers those of the settings, and is where an engine's are fetched: nil for one that has its own.
+func (s *stores) adapters(ctx context.Context, cfg *Config, eng *opened) (_ *worker.Adapters, done func(), err error) {
 	done = func() {}
+	if eng.kind != "llama" {
+		return nil, done, nil
+	}
 	store, err := s.openBlobs(ctx, func(_ string, f func()) { done = f }, cfg, weightsBucket)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, f := range cfg.Adapter {
 		if err := s.addAdapter(ctx, cfg, eng, store, f); err != nil {
 			done()
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	eng.Engine, err = worker.WithAdapters(eng.Engine, worker.AdaptersConfig{Store: store, Dir: cfg.adaptersDir(), Log: s.log})
-	return done, err
+	a, err := worker.NewAdapters(worker.AdaptersConfig{Store: store, Dir: cfg.adaptersDir(), Log: s.log})
+	return a, done, err
 }
 
 // addAdapter registers one of the settings' adapters, unless that was done before.

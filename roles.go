@@ -78,19 +78,17 @@ func (s *stores) work(ctx context.Context, cfg *Config) error {
 	if err := retry(ctx, workerReady, func(ctx context.Context) error { return s.register(ctx, eng) }); err != nil {
 		return err
 	}
-	if eng.kind == "llama" {
-		closer, err := s.adapt(ctx, cfg, eng)
-		if err != nil {
-			return err
-		}
-		defer closer()
+	adapters, closer, err := s.adapters(ctx, cfg, eng)
+	if err != nil {
+		return err
 	}
+	defer closer()
 	devices, err := gpu.Open(gpu.Config{Log: s.log})
 	if err != nil {
 		return fmt.Errorf("worker: open devices: %w", err)
 	}
 	defer devices.Close()
-	w, err := worker.New(ctx, worker.Config{Queue: s.queue, Results: s.results, Engine: eng.Engine, Slots: cfg.Slots, Grace: cfg.Grace,
+	w, err := worker.New(ctx, worker.Config{Queue: s.queue, Results: s.results, Engine: eng.Engine, Adapters: adapters, Slots: cfg.Slots, Grace: cfg.Grace,
 		Devices: devices.Sample, Crashes: eng.crashes, Log: s.log})
 	if err != nil {
 		return fmt.Errorf("worker: %w", err)

@@ -19,6 +19,8 @@ type Snapshot struct {
 	Running []Sequence `json:"running"`
 	Waiting int        `json:"waiting"`
 	Cells   Cells      `json:"cells"`
+	// Adapters are those that are loaded, and what turns between them cost.
+	Adapters AdapterUse `json:"adapters"`
 	// Last is the step before this moment.
 	Last   Step   `json:"last"`
 	Totals Totals `json:"totals"`
@@ -51,6 +53,21 @@ type Cells struct {
 	Busy int `json:"busy"`
 	Idle int `json:"idle"`
 	Free int `json:"free"`
+}
+
+// AdapterUse is what LoRA adapters take. All but Loaded and Bytes count from the engine's start.
+type AdapterUse struct {
+	Loaded  int   `json:"loaded"`
+	Bytes   int64 `json:"bytes"`
+	Loads   int   `json:"loads"`
+	Evicted int   `json:"evicted"` // of Loads, those that were freed to make room for others
+	// Changes is how often the engine computed with another adapter than before. ChangeSeconds is what one costs, by the
+	// moving mean; 0 before any.
+	Changes       int     `json:"changes"`
+	ChangeSeconds float64 `json:"change_seconds"`
+	// Turns is how many ended while others waited for theirs, TurnSeconds how long these took together.
+	Turns       int     `json:"turns"`
+	TurnSeconds float64 `json:"turn_seconds"`
 }
 
 // Step is one native call with what goes before and after it.

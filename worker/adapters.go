@@ -30,9 +30,8 @@ type AdaptersConfig struct {
 	Log     zerolog.Logger
 }
 
-// adapting is an engine whose adapters are fetched before it needs them.
-type adapting struct {
-	engine.Engine
+// Adapters are fetched by their digests before an engine needs them. Its methods may be called from many goroutines.
+type Adapters struct {
 	cfg AdaptersConfig
 
 	mu      sync.Mutex
@@ -45,30 +44,23 @@ type flight struct {
 	err  error // read after done
 }
 
-// WithAdapters has the adapters of requests fetched by their digests before e runs them.
-func WithAdapters(e engine.Engine, c AdaptersConfig) (engine.Engine, error) {
+// NewAdapters makes the folder.
+func NewAdapters(c AdaptersConfig) (*Adapters, error) {
 	if c.Timeout == 0 {
 		c.Timeout = 10 * time.Minute
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("worker: make the adapters' folder: %w", err)
 	}
-	return &adapting{Engine: e, cfg: c, flights: map[string]*flight{}}, nil
+	return &Adapters{cfg: c, flights: map[string]*flight{}}, nil
 }
 
-// Run fetches the request's adapter where it is not there. One that the store does not have is engine.NotFound; a store
-// that does not answer is engine.Unavailable.
-func (a *adapting) Run(ctx context.Context, r *engine.Request, emit func(engine.Chunk)) (*engine.Completion, error) {
-	if digest := r.Model.Adapter; digest != "" {
-		if err := a.need(ctx, digest); err != nil {
-			return nil, err
-		}
+// need returns when an adapter is in the folder. One that the store does not have is engine.NotFound; a store that does
+// not answer is engine.Unavailable. Nil Adapters need nothing: the engine has its own.
+func (a *Adapters) need(ctx context.Context, digest string) error {
+	if a == nil || digest == "" {
+		return nil
 	}
-	return a.Engine.Run(ctx, r, emit)
-}
-
-// need returns when an adapter is in the folder.
-func (a *adapting) need(ctx context.Context, digest string) error {
 	if !blob.Valid(digest) {
 		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the adapter %.80q is no digest", digest)
 	}
@@ -85,7 +77,7 @@ func (a *adapting) need(ctx context.Context, digest string) error {
 }
 
 // join is the fetch that is under way, or a new one. It goes on when the request that began it ends: others wait for it.
-func (a *adapting) join(digest string) *flight {
+func (a *Adapters) join(digest string) *flight {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if f := a.flights[digest]; f != nil {
@@ -105,7 +97,7 @@ func (a *adapting) join(digest string) *flight {
 	return f
 }
 
-func (a *adapting) fetch(ctx context.Context, digest string) error {
+func (a *Adapters) fetch(ctx context.Context, digest string) error {
 	began := time.Now()
 	err := a.copy(ctx, digest)
 	switch {
@@ -125,7 +117,7 @@ func (a *adapting) fetch(ctx context.Context, digest string) error {
 var errDamaged = errors.New("the stored bytes of the adapter are damaged")
 
 // copy puts a blob into the folder by rename, once its bytes are on disk and are what the digest says.
-func (a *adapting) copy(ctx context.Context, digest string) error {
+func (a *Adapters) copy(ctx context.Context, digest string) error {
 	from, err := a.cfg.Store.Open(ctx, digest)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"lorry/blob"
 	"lorry/engine"
 	"lorry/engine/echo"
+	"lorry/queue"
 )
 
 // counted is a store that counts what is opened, holds it up while wait is open, and may fail.
@@ -48,23 +49,14 @@ func adapterStore(t *testing.T) *counted {
 	return c
 }
 
-func withAdapters(t *testing.T, store blob.Store) (engine.Engine, string) {
+func newAdapters(t *testing.T, store blob.Store) (*Adapters, string) {
 	t.Helper()
-	e, err := echo.New(echo.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
 	dir := filepath.Join(t.TempDir(), "adapters")
-	a, err := WithAdapters(e, AdaptersConfig{Store: store, Dir: dir, Log: zerolog.Nop()})
+	a, err := NewAdapters(AdaptersConfig{Store: store, Dir: dir, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a, dir
-}
-
-func askWith(adapter string) *engine.Request {
-	return &engine.Request{ID: "r", Kind: engine.Text, Prompt: "hi", Model: engine.Model{Adapter: adapter}, Sampling: engine.Sampling{N: 1, TopP: 1, MaxTokens: 3}}
 }
 
 // TestAdapterIsFetchedOnce: all who need it wait for one copy, which is there for the next.
@@ -76,7 +68,7 @@ func TestAdapterIsFetchedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	store.wait = make(chan struct{})
-	e, dir := withAdapters(t, store)
+	a, dir := newAdapters(t, store)
 	impatient, leave := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -84,12 +76,12 @@ func TestAdapterIsFetchedOnce(t *testing.T) {
 		if i == 0 {
 			ctx = impatient
 		}
-		wg.Go(func() { _ = e.(*adapting).need(ctx, ref.Digest) })
+		wg.Go(func() { _ = a.need(ctx, ref.Digest) })
 	}
 	leave()
 	close(store.wait)
 	wg.Wait()
-	_ = e.(*adapting).need(t.Context(), ref.Digest)
+	_ = a.need(t.Context(), ref.Digest)
 	got, err := os.ReadFile(filepath.Join(dir, ref.Digest))
 	if err != nil || !bytes.Equal(got, body) || store.opened.Load() != 1 {
 		t.Errorf("%d bytes of %d, %v; opened %d times", len(got), len(body), err, store.opened.Load())
@@ -126,14 +118,34 @@ func TestAdapterThatCannotBeFetched(t *testing.T) {
 			if c.spoil != nil {
 				c.spoil(t, store, c.digest)
 			}
-			e, dir := withAdapters(t, store)
-			if _, err := e.Run(t.Context(), askWith(c.digest), nil); !errors.Is(err, c.want) {
+			a, dir := newAdapters(t, store)
+			if err := a.need(t.Context(), c.digest); !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 			if left, _ := os.ReadDir(dir); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
 		})
+	}
+}
+
+// TestJobWithoutItsAdapter: it fails at once, in words that help; the worker goes on.
+func TestJobWithoutItsAdapter(t *testing.T) {
+	r := newRoad(t, 0)
+	e, err := echo.New(echo.Config{})
+	ok(t, err)
+	t.Cleanup(func() { _ = e.Close() })
+	a, _ := newAdapters(t, adapterStore(t))
+	r.start(e, func(c *Config) { c.Adapters = a })
+	lost := r.job("lost", "one two")
+	lost.Request.Model.Adapter = strings.Repeat("a", 64)
+	r.feed(1, lost, r.job("plain", "three four"))
+	v := r.wait("lost")
+	if v.State != queue.Failed || v.Error.Class != engine.NotFound || !strings.Contains(v.Error.Message, "lorry model push") {
+		t.Errorf("%+v, %v", v, v.Error)
+	}
+	if v := r.wait("plain"); v.State != queue.Succeeded {
+		t.Errorf("%+v", v)
 	}
 }
 

@@ -42,6 +42,18 @@ var figures = []figure{
 	{"cells", "Cells of the KV cache, by use: busy, idle (kept for requests that begin alike), free.", "use", prometheus.GaugeValue, func(s *engine.Snapshot) map[string]float64 {
 		return map[string]float64{"busy": float64(s.Cells.Busy), "idle": float64(s.Cells.Idle), "free": float64(s.Cells.Free)}
 	}},
+	{"adapters", "LoRA adapters that are loaded.", "", prometheus.GaugeValue, single(func(s *engine.Snapshot) int { return s.Adapters.Loaded })},
+	{"adapter_bytes", "Memory that they take.", "", prometheus.GaugeValue, single(func(s *engine.Snapshot) int { return int(s.Adapters.Bytes) })},
+	{"adapter_loads_total", "Adapters that were loaded.", "", prometheus.CounterValue, single(func(s *engine.Snapshot) int { return s.Adapters.Loads })},
+	{"adapter_evictions_total", "Adapters that were freed to make room for others.", "", prometheus.CounterValue, single(func(s *engine.Snapshot) int { return s.Adapters.Evicted })},
+	{"adapter_changes_total", "Changes of the adapter that is computed with.", "", prometheus.CounterValue, single(func(s *engine.Snapshot) int { return s.Adapters.Changes })},
+	{"adapter_change_seconds", "What a change costs, by the moving mean.", "", prometheus.GaugeValue, seconds(func(s *engine.Snapshot) float64 { return s.Adapters.ChangeSeconds })},
+	{"adapter_turns_total", "Turns that ended while another adapter waited for its own.", "", prometheus.CounterValue, single(func(s *engine.Snapshot) int { return s.Adapters.Turns })},
+	{"adapter_turn_seconds_total", "How long these took.", "", prometheus.CounterValue, seconds(func(s *engine.Snapshot) float64 { return s.Adapters.TurnSeconds })},
+}
+
+func seconds(f func(*engine.Snapshot) float64) func(*engine.Snapshot) map[string]float64 {
+	return func(s *engine.Snapshot) map[string]float64 { return map[string]float64{"": f(s)} }
 }
 
 func (c *loopCollector) take(s engine.Snapshot) {

@@ -49,11 +49,20 @@ func (w *Worker) run(r *run) {
 	defer cancel()
 	r.held.Started = time.Now()
 	w.rates.began(r.held.Started.Sub(time.UnixMilli(r.held.Job.Created)))
-	c, err := w.cfg.Engine.Run(ctx, w.request(r), w.emitter(r))
+	c, err := w.answer(ctx, r)
 	w.slots.done(r)
 	w.settleRun(ctx, r, c, err)
 	w.begin()
 	w.madeRoom()
+}
+
+// answer runs a job's request, once its adapter is there.
+func (w *Worker) answer(ctx context.Context, r *run) (*engine.Completion, error) {
+	q := w.request(r)
+	if err := w.cfg.Adapters.need(ctx, q.Model.Adapter); err != nil {
+		return nil, err
+	}
+	return w.cfg.Engine.Run(ctx, q, w.emitter(r))
 }
 
 // request is the job's, under the job's name and tenant, from where it stands.

@@ -27,6 +27,8 @@ type Config struct {
 	Queue   *queue.Queue
 	Results *result.Store
 	Engine  engine.Engine
+	// Adapters are fetched before the engine needs them. Nil: it has its own.
+	Adapters *Adapters
 	// Slots is how many jobs run at the same moment. 0: what the engine says.
 	Slots int
 	// MaxAttempts is how often a job may fail by the engine's fault. 0: 3.

@@ -104,6 +104,12 @@ func (l *loop) look() engine.Snapshot {
 		At: time.Now(), Slots: l.slots, Waiting: len(l.waiting), Last: l.gauge.last, Totals: l.gauge.totals,
 		Cells: engine.Cells{All: l.cells, Idle: l.snapshot.CellsIdle, Busy: l.snapshot.CellsInUse, Free: l.cells - l.snapshot.CellsIdle - l.snapshot.CellsInUse},
 	}
+	x := l.snapshot
+	s.Adapters = engine.AdapterUse{Loaded: x.Adapters, Bytes: x.AdapterBytes, Loads: x.AdapterLoads, Evicted: x.Evicted,
+		Changes: x.Changes, Turns: x.Turns, TurnSeconds: x.TurnTime.Seconds()}
+	if x.Changes > 0 {
+		s.Adapters.ChangeSeconds = x.ChangeCost.Seconds()
+	}
 	s.Totals.Times = slices.Clone(s.Totals.Times)
 	s.Totals.Failed, s.Totals.Drawn, s.Totals.Shared = l.stats.Failed, l.stats.Drawn, l.stats.Shared
 	s.Totals.Preempted, s.Totals.Mismatched = l.stats.Preempted, l.stats.Mismatched

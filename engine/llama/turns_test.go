@@ -246,6 +246,10 @@ func TestCrowdOfAdapters(t *testing.T) {
 		if mean := float64(s.Drawn) / float64(s.Steps); mean < 3 {
 			t.Errorf("calls draw %.1f tokens on average, of 4: %+v", mean, s)
 		}
+		shown, err := w.inspect(t.Context())
+		if a := shown.Adapters; err != nil || a.Loads != s.AdapterLoads || a.Loaded != s.Adapters || a.Evicted != s.Evicted || a.Changes != s.Changes {
+			t.Errorf("shown as %+v, %v; counted %+v", a, err, s)
+		}
 		if s.AdapterLoads > 16 || s.Evicted < 5 || s.Adapters > 3 || m.shop.worst > 300 {
 			t.Errorf("%d bytes were loaded: %+v", m.shop.worst, s)
 		}
