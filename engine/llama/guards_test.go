@@ -292,7 +292,6 @@ var deaths = map[string]struct {
 		m.batch = llama.BatchInit(1000, 0, 1)
 		m.feed(0, 0, slices.Repeat([]int32{1}, m.rows+1)...)
 	}, "GGML_ASSERT"},
-	"sequence of nobody": {"model.holds", func(m *model) { llama.MemorySeqRm(m.mem, maxSlots, 0, -1) }, "GGML_ASSERT"},
 }
 
 // asDead is an argument that makes the test binary die of what is named next.
