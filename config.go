@@ -81,7 +81,7 @@ type Config struct {
 	EchoDelay   time.Duration `yaml:"echo_delay" env:"ECHO_DELAY" for:"up worker" doc:"how long the echo engine takes for a token"`
 	EchoJournal string        `yaml:"echo_journal" env:"ECHO_JOURNAL" for:"up worker" doc:"file that gets one fsynced line for each run of the echo engine"`
 
-	Grace     time.Duration `yaml:"grace" env:"GRACE" for:"up producer worker scheduler dashboard" doc:"how long a drain waits for what runs before it hands it back"`
+	Grace     time.Duration `yaml:"grace" env:"GRACE" for:"up producer worker scheduler dashboard" doc:"how long a drain may take: what runs ends, or in its last quarter (5s at most) is handed over half-way"`
 	LogLevel  string        `yaml:"log_level" env:"LOG_LEVEL" for:"up producer worker scheduler dashboard" doc:"debug, info, warn or error"`
 	LogFormat string        `yaml:"log_format" env:"LOG_FORMAT" for:"up producer worker scheduler dashboard" doc:"console, json, or auto (console on a terminal)"`
 	Metrics   bool          `yaml:"metrics" env:"METRICS" for:"up producer dashboard" doc:"serve Prometheus' /metrics on the listener"`

@@ -93,6 +93,10 @@ type Request struct {
 	// Echo puts the prompt before the answer's text (Text only).
 	Echo     bool     `json:"echo,omitempty"`
 	Sampling Sampling `json:"sampling"`
+	// Deterministic asks for an answer that is the same to the last bit alone, in a crowd and after a restart, on the same
+	// machine with the same settings. It is slower, and starts over where it is interrupted. Engines that can't promise
+	// it refuse the request.
+	Deterministic bool `json:"deterministic,omitempty"`
 	// Resume, if not nil, is how far an earlier run of this request had come. The answer goes on from there, and emit
 	// and the completion hold all of it. Where it is no beginning of this answer, or the engine can't go on from
 	// tokens, the run starts over.

@@ -12,26 +12,27 @@ import (
 // keyed is all that decides an answer, keys sorted. Its bytes are the cache's names in a running fleet: the golden in
 // the tests guards them.
 type keyed struct {
-	Adapter    string          `json:"adapter"`
-	Base       string          `json:"base"`
-	Dimensions int             `json:"dimensions,omitempty"`
-	Echo       bool            `json:"echo"`
-	Format     json.RawMessage `json:"format"`
-	Grammar    string          `json:"grammar,omitempty"`
-	Inputs     []engine.Input  `json:"inputs,omitempty"`
-	Kind       engine.Kind     `json:"kind"`
-	Messages   json.RawMessage `json:"messages"`
-	OneCall    bool            `json:"one_call,omitempty"`
-	Prompt     string          `json:"prompt"`
-	Reasoning  string          `json:"reasoning,omitempty"`
-	Sampling   keyedSampling   `json:"sampling"`
-	Settings   string          `json:"settings"`
-	Suffix     string          `json:"suffix,omitempty"`
-	Template   string          `json:"template"`
-	Tenant     string          `json:"tenant"`
-	Tokens     []int32         `json:"tokens"`
-	ToolChoice json.RawMessage `json:"tool_choice"`
-	Tools      json.RawMessage `json:"tools"`
+	Adapter       string          `json:"adapter"`
+	Base          string          `json:"base"`
+	Deterministic bool            `json:"deterministic,omitempty"`
+	Dimensions    int             `json:"dimensions,omitempty"`
+	Echo          bool            `json:"echo"`
+	Format        json.RawMessage `json:"format"`
+	Grammar       string          `json:"grammar,omitempty"`
+	Inputs        []engine.Input  `json:"inputs,omitempty"`
+	Kind          engine.Kind     `json:"kind"`
+	Messages      json.RawMessage `json:"messages"`
+	OneCall       bool            `json:"one_call,omitempty"`
+	Prompt        string          `json:"prompt"`
+	Reasoning     string          `json:"reasoning,omitempty"`
+	Sampling      keyedSampling   `json:"sampling"`
+	Settings      string          `json:"settings"`
+	Suffix        string          `json:"suffix,omitempty"`
+	Template      string          `json:"template"`
+	Tenant        string          `json:"tenant"`
+	Tokens        []int32         `json:"tokens"`
+	ToolChoice    json.RawMessage `json:"tool_choice"`
+	Tools         json.RawMessage `json:"tools"`
 }
 
 // keyedSampling has every field of engine.Sampling (a test compares them).
@@ -60,7 +61,7 @@ type keyedSampling struct {
 // counts unless the temperature is 0, where nothing is drawn. The model's name doesn't count, its digests do.
 func CacheKey(tenant string, r *engine.Request) string {
 	m := r.Model
-	k := keyed{Tenant: tenant, Base: m.Base, Adapter: m.Adapter, Template: m.Template, Settings: m.Settings, Kind: r.Kind, Echo: r.Echo,
+	k := keyed{Tenant: tenant, Base: m.Base, Deterministic: r.Deterministic, Adapter: m.Adapter, Template: m.Template, Settings: m.Settings, Kind: r.Kind, Echo: r.Echo,
 		Messages: canonical(r.Messages), Prompt: r.Prompt, Tokens: r.Tokens, Tools: canonical(r.Tools), ToolChoice: canonical(r.ToolChoice),
 		Format: canonical(r.ResponseFormat), Grammar: r.Grammar, Inputs: r.Inputs, Dimensions: r.Dimensions, Suffix: r.Suffix,
 		OneCall: r.OneToolCall, Reasoning: r.ReasoningEffort, Sampling: sorted(r.Sampling)}

@@ -66,6 +66,7 @@ func TestCacheKeyOther(t *testing.T) {
 		"tool_choice":     func(r *engine.Request) { r.ToolChoice = json.RawMessage(`"none"`) },
 		"response_format": func(r *engine.Request) { r.ResponseFormat = json.RawMessage(`{"type":"json_object"}`) },
 		"grammar":         func(r *engine.Request) { r.Grammar = `root ::= "a"` },
+		"deterministic":   func(r *engine.Request) { r.Deterministic = true },
 		"echo":            func(r *engine.Request) { r.Echo = true },
 		"suffix":          func(r *engine.Request) { r.Suffix = "x" },
 		"inputs":          func(r *engine.Request) { r.Inputs = []engine.Input{{Text: "x"}} },

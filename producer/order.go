@@ -277,6 +277,7 @@ func readLorry(o *object, d *order, l limits) {
 	if in.flag("cache", &cache) {
 		d.cache = &cache
 	}
+	in.flag("deterministic", &d.request.Deterministic)
 	if in.text("replay_of", &d.replayOf, maxName) && !jobID.MatchString(d.replayOf) {
 		in.fail(refuse(codeValue, "lorry.replay_of", "Invalid 'lorry.replay_of': expected a job's ID, as job_…"))
 	}

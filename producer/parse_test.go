@@ -184,7 +184,7 @@ func TestChatReadsEverything(t *testing.T) {
 		"n":3,"logprobs":true,"top_logprobs":5,"stream":true,"stream_options":{"include_usage":true,"include_obfuscation":false},
 		"tools":[{"type":"function", "function":{"name":"f"}}],"tool_choice":"auto","parallel_tool_calls":true,"response_format":{"type": "json_object"},
 		"service_tier":"flex","metadata":{"k":"v"},"user":"u","store":true,"safety_identifier":"s","prompt_cache_key":"p","modalities":["text"],
-		"lorry":{"lane":"batch","deadline":"10m","cache":true,"replay_of":"job_1","webhook":{"url":"https://example.com/hook","secret":"0123456789012345678901234567890"}}`))
+		"lorry":{"lane":"batch","deadline":"10m","cache":true,"deterministic":true,"replay_of":"job_1","webhook":{"url":"https://example.com/hook","secret":"0123456789012345678901234567890"}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestChatReadsEverything(t *testing.T) {
 	want := &order{endpoint: queue.Chat, model: "m", stream: true, usage: true, seeded: true, cache: &yes, lane: queue.Batch, deadline: testNow.Add(10 * time.Minute),
 		webhook:  &queue.Webhook{URL: "https://example.com/hook", Secret: "0123456789012345678901234567890"},
 		replayOf: "job_1", metadata: map[string]string{"k": "v"},
-		request: engine.Request{Kind: engine.Chat, Messages: json.RawMessage(`[{"role":"user","content":"hi"}]`),
+		request: engine.Request{Kind: engine.Chat, Deterministic: true, Messages: json.RawMessage(`[{"role":"user","content":"hi"}]`),
 			Tools: json.RawMessage(`[{"type":"function","function":{"name":"f"}}]`), ToolChoice: json.RawMessage(`"auto"`), ResponseFormat: json.RawMessage(`{"type":"json_object"}`),
 			Sampling: engine.Sampling{Temperature: 0.5, TopP: 0.9, TopK: 40, MinP: 0.05, FrequencyPenalty: 1, PresencePenalty: -1, RepeatPenalty: 1.1,
 				LogitBias: map[int32]float64{7: -100, 8: 2.5}, Seed: 1<<64 - 1, Stop: []string{"a", "\n"}, MaxTokens: 64, MinTokens: 2, IgnoreEOS: true,

@@ -223,7 +223,9 @@ func (a *adapter) there() bool { return a == nil || a.handle != 0 }
 // llama.cpp's list of a model's adapters, which has no lock: unload, and the first decode after use has changed
 // anything. llama.cpp checks names and shapes, and says what is wrong.
 func (m *model) load(a *adapter) (llama.AdapterLora, error) {
+	m.listing.Lock()
 	handle, err := llama.AdapterLoraInit(m.handle, a.path)
+	m.listing.Unlock()
 	if err == nil && handle == 0 {
 		err = library.log.explain(errors.New("llama.cpp does not say why"))
 	}

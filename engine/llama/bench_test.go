@@ -178,3 +178,64 @@ func pause(b *testing.B, e *Engine) (worst, took time.Duration) {
 	defer mu.Unlock()
 	return worst, time.Since(start)
 }
+
+// BenchmarkSameAnswers counts how many answers at temperature 0 differ from those given alone, in an engine that shares
+// nothing: eight at a time; then again, when their beginnings rest in cells; and deterministic ones in the crowd.
+//
+//	go test -run '^$' -bench SameAnswers -benchtime 1x ./engine/llama
+func BenchmarkSameAnswers(b *testing.B) {
+	const system = "You are a helpful assistant who answers in one or two clear sentences, and never makes anything up. "
+	subjects := []string{"rivers", "bread", "the moon", "trains", "paper", "bees", "the sea", "clocks", "salt", "bridges", "glass", "wool"}
+	var asked []*engine.Request
+	for _, q := range []string{"What are %s good for?", "Where do %s come from?", "Tell a short story about %s.", "Why do people like %s?"} {
+		for _, s := range subjects {
+			r := ask(system+"\nQuestion: "+fmt.Sprintf(q, s)+"\nAnswer:", 48)
+			r.Sampling.IgnoreEOS = true
+			asked = append(asked, r)
+		}
+	}
+	lonely := config(b)
+	lonely.NoShare = true
+	for b.Loop() {
+		alone := texts(b, open(b, lonely), asked, 1, false)
+		e := open(b, config(b))
+		b.ReportMetric(differing(alone, texts(b, e, asked, 8, false)), "crowd-%")
+		b.ReportMetric(differing(alone, texts(b, e, asked, 8, false)), "cached-%")
+		exact := texts(b, open(b, lonely), asked[:8], 1, true)
+		b.ReportMetric(differing(exact, texts(b, e, asked[:8], 8, true)), "deterministic-%")
+	}
+}
+
+// texts are the answers, so many at a time.
+func texts(b *testing.B, e *Engine, asked []*engine.Request, width int, exact bool) []string {
+	out := make([]string, len(asked))
+	places := make(chan struct{}, width)
+	var all sync.WaitGroup
+	for i, r := range asked {
+		q := *r
+		q.ID, q.Deterministic = fmt.Sprint("r", i), exact
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			c, err := e.Run(context.Background(), &q, nil)
+			if err != nil {
+				b.Errorf("%s: %v", q.ID, err)
+				return
+			}
+			out[i] = c.Choices[0].Text
+		})
+	}
+	all.Wait()
+	return out
+}
+
+// differing is how many of all, in percent.
+func differing(want, got []string) float64 {
+	n := 0
+	for i := range want {
+		if want[i] != got[i] {
+			n++
+		}
+	}
+	return 100 * float64(n) / float64(len(want))
+}

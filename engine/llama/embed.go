@@ -459,7 +459,10 @@ func (m *model) newEmbedContext() (vectors, error) {
 	p.Embeddings, p.PoolingType = 1, llama.PoolingTypeNone
 	c := &embedContext{model: m, vectorShape: vectorShape{width: m.width(), pooling: m.pooling()}}
 	var err error
-	if c.ctx, err = llama.InitFromModel(m.handle, p); err != nil {
+	m.listing.Lock()
+	c.ctx, err = llama.InitFromModel(m.handle, p)
+	m.listing.Unlock()
+	if err != nil {
 		return nil, fmt.Errorf("make a context for vectors: %w", library.log.explain(err))
 	}
 	if c.mem, err = llama.GetMemory(c.ctx); err != nil || c.mem == 0 {

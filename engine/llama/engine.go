@@ -97,9 +97,12 @@ type Engine struct {
 	info     engine.Info
 	limit    int
 	model    *model
-	loop     *loop
 	adapters *adapters
-	work     *scratch
+	config   Config
+	lane     // of all requests but deterministic ones
+	exact    exactLane
+	gate     sync.Mutex // held by the loop that computes
+	watch    watch
 	shelf    *shelf
 	native   sync.RWMutex // held for reading while the tokenizer may be in use
 	closed   bool
@@ -160,29 +163,40 @@ func defaultThreads() int {
 }
 
 func start(c Config, m *model, device string) *Engine {
-	e := &Engine{model: m, limit: m.limit(), work: &scratch{}, shelf: newShelf(m.vocab), adapters: newAdapters(c)}
+	e := &Engine{model: m, limit: m.limit(), shelf: newShelf(m.vocab), watch: watch{observe: c.Observe}, adapters: newAdapters(c)}
 	c.Rows = m.rows
-	e.loop = newLoop(c, m, m.vocab, m.cells, m.branches)
-	e.loop.texts = &embedder{open: m.newEmbedContext}
+	e.config = c
+	c.Observe = e.watch.loop()
 	e.info = engine.Info{
 		Models: []engine.ModelInfo{{Model: c.Model, Context: e.limit}},
 		Slots:  c.Slots, Device: device, Version: "llama.cpp " + Version,
 	}
-	go func() {
-		runtime.LockOSThread() // a CUDA device is current to a thread
-		defer runtime.UnlockOSThread()
-		e.loop.run()
-	}()
+	e.lane = *e.open(c, m)
 	c.Log.Info().Str("model", c.Model.Name).Str("device", device).Int("slots", c.Slots).Int("cells", m.cells).
 		Int("context", e.limit).Int("threads", c.Threads).Int("rows", m.rows).Msg("model loaded")
 	return e
+}
+
+// open starts a loop on a context.
+func (e *Engine) open(c Config, m *model) *lane {
+	l := &lane{newLoop(c, m, m.vocab, m.cells, m.branches), &scratch{}}
+	l.loop.gate = &e.gate
+	if m == e.model {
+		l.loop.texts = &embedder{open: m.newEmbedContext}
+	}
+	go func() {
+		runtime.LockOSThread() // a CUDA device is current to a thread
+		defer runtime.UnlockOSThread()
+		l.loop.run()
+	}()
+	return l
 }
 
 // Info says what is served.
 func (e *Engine) Info(context.Context) (engine.Info, error) { return e.info, nil }
 
 // Stats counts what was done so far, up to the last step.
-func (e *Engine) Stats() Stats { return e.loop.read() }
+func (e *Engine) Stats() Stats { return e.exact.add(e.loop.read()) }
 
 // Steps counts the native calls so far: who watches tells from it whether one hangs. See child.Stepper.
 func (e *Engine) Steps() int { return e.Stats().Steps }
@@ -206,12 +220,17 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err != nil {
 		return nil, err
 	}
-	u, err := e.begin(ctx, r, job, emit != nil)
+	r = interruptible(r)
+	l, err := e.laneFor(r)
+	if err != nil {
+		return nil, err
+	}
+	u, err := e.begin(ctx, r, job, emit != nil, l.work)
 	if err != nil {
 		return nil, err
 	}
 	u.begun = begun
-	if err := e.submit(u); err != nil {
+	if err := l.submit(u); err != nil {
 		u.free()
 		return nil, err
 	}
@@ -235,26 +254,26 @@ func (e *Engine) finish(u *run, job prepared, c *engine.Completion) error {
 }
 
 // begin makes a run, at its beginning or where an earlier one of the same request stood.
-func (e *Engine) begin(ctx context.Context, r *engine.Request, job prepared, stream bool) (*run, error) {
+func (e *Engine) begin(ctx context.Context, r *engine.Request, job prepared, stream bool, work *scratch) (*run, error) {
 	e.native.RLock() // grammars read the vocabulary
 	defer e.native.RUnlock()
 	if e.closed {
 		return nil, errClosed()
 	}
-	u, err := e.fresh(ctx, r, job, stream)
+	u, err := e.fresh(ctx, r, job, stream, work)
 	if err != nil || r.Resume == nil || u.replay(r.Resume, e.model.vocab) {
 		return u, err
 	}
 	u.free()
-	return e.fresh(ctx, r, job, stream)
+	return e.fresh(ctx, r, job, stream, work)
 }
 
-func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, stream bool) (*run, error) {
+func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, stream bool, work *scratch) (*run, error) {
 	grammars, err := e.shelf.copies(job.form, r.Sampling.N)
 	if err != nil {
 		return nil, err
 	}
-	u := newRun(ctx, r, job.prompt, e.limit, stream, e.work)
+	u := newRun(ctx, r, job.prompt, e.limit, stream, work)
 	u.adapter = job.adapter
 	u.hold(grammars)
 	for _, s := range u.seqs {
@@ -270,9 +289,9 @@ func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, str
 }
 
 // submit has the loop make what is left of the answers, if anything is.
-func (e *Engine) submit(u *run) error {
+func (l *lane) submit(u *run) error {
 	if u.open > 0 {
-		return e.loop.submit(u)
+		return l.loop.submit(u)
 	}
 	u.free()
 	u.outbox.end(nil)
@@ -283,6 +302,7 @@ func (e *Engine) submit(u *run) error {
 func (e *Engine) Close() error {
 	e.closeOne.Do(func() {
 		e.loop.close()
+		e.exact.close()
 		e.native.Lock()
 		defer e.native.Unlock()
 		e.closed = true

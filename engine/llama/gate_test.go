@@ -16,7 +16,7 @@ func wish(t *testing.T, e *Engine, r *engine.Request, text string, change func(*
 		t.Fatal(err)
 	}
 	change(&p)
-	u, err := e.fresh(t.Context(), r, p, false)
+	u, err := e.fresh(t.Context(), r, p, false, e.work)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,6 +103,7 @@ type loop struct {
 	arrived  *arrival // what was loaded
 	closed   bool
 	snapshot Stats
+	gate     sync.Locker // held for a step: ggml's threads spin while they wait, so two loops on the same cores take turns
 	wake     chan struct{}
 	stopped  chan struct{}
 }
@@ -118,7 +119,7 @@ func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 		idle, coldBytes = 0, 0
 	}
 	return &loop{
-		dev: dev, vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
+		dev: dev, gate: new(sync.Mutex), vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
 		rack: rack{dev: dev, most: c.AdapterBytes},
 		pace: pace{target: c.StepTarget}, cache: newCache(dev, c.Slots, cells, idle, coldBytes, branches),
 		cells: cells, slots: c.Slots, patience: patience, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
@@ -170,7 +171,9 @@ func (l *loop) read() Stats {
 func (l *loop) run() {
 	defer close(l.stopped)
 	for l.receive() {
+		l.gate.Lock()
 		l.step()
+		l.gate.Unlock()
 	}
 	l.abandon()
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
@@ -30,6 +31,10 @@ type model struct {
 	params   llama.ContextParams // of ctx
 	adapter  llama.AdapterLora   // that ctx computes with; 0: none
 	branches bool                // a range of one sequence's cells may be shared with another
+	// listing is held while an adapter is loaded, and while a context is made: llama.cpp then reads the list of a model's
+	// adapters, which has no lock.
+	listing  *sync.Mutex
+	borrowed bool // the handle is another's
 }
 
 // openModel loads a file and makes its context. A bad file is one clear error, as far as llama.cpp does not abort on
@@ -51,7 +56,7 @@ func openModel(c Config, dev device) (*model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("llama: load model %s: %w", c.File, library.log.explain(err))
 	}
-	m := &model{handle: handle, slots: c.Slots, rows: c.Rows}
+	m := &model{handle: handle, slots: c.Slots, rows: c.Rows, listing: new(sync.Mutex)}
 	if err = m.inspect(); err == nil {
 		err = m.readTemplate(c.Renderer)
 	}
@@ -63,6 +68,32 @@ func openModel(c Config, dev device) (*model, error) {
 		return nil, fmt.Errorf("llama: model %s: %w", c.File, err)
 	}
 	return m, nil
+}
+
+// twin is another context over the same weights, for one sequence at a time of up to the limit. It must be freed before
+// the model.
+func (m *model) twin() (*model, error) {
+	t := *m
+	t.ctx, t.mem, t.batch, t.borrowed, t.slots, t.adapter = 0, 0, llama.Batch{}, true, 1, 0
+	p := m.params
+	p.NCtx, p.NSeqMax = uint32(m.limit()), uint32(t.slots+1)
+	m.listing.Lock()
+	defer m.listing.Unlock()
+	err := t.create(p)
+	if err == nil && !t.warm() {
+		err = errors.New("its first call failed")
+	}
+	if err != nil {
+		t.free()
+		return nil, err
+	}
+	return &t, nil
+}
+
+// warm makes a context's first call, which plans its graph, and leaves it empty.
+func (m *model) warm() bool {
+	code := m.decode([]row{{seq: &sequence{}, token: 0, pos: 0, output: true}})
+	return code == 0 && m.remove(0, 0)
 }
 
 // inspect reads what the file says of itself, and refuses what llama.cpp takes and then trips over.
@@ -128,8 +159,12 @@ func (m *model) makeContext(c Config, dev device) (err error) {
 	p.KVUnified = 1 // sequences share cells, and any of them may grow to the limit
 	p.SwaFull = 1   // sliding windows keep all cells, so that prefixes can be shared
 	p.NoPerf = 1
+	return m.create(p)
+}
+
+func (m *model) create(p llama.ContextParams) (err error) {
 	if m.ctx, err = llama.InitFromModel(m.handle, p); err != nil {
-		return fmt.Errorf("make a context of %d tokens: %w", c.Context, library.log.explain(err))
+		return fmt.Errorf("make a context of %d tokens: %w", p.NCtx, library.log.explain(err))
 	}
 	if m.mem, err = llama.GetMemory(m.ctx); err != nil || m.mem == 0 {
 		return errors.New("it has no KV cache")
@@ -168,7 +203,9 @@ func (m *model) free() {
 	if m.ctx != 0 {
 		llama.Free(m.ctx)
 	}
-	llama.ModelFree(m.handle)
+	if !m.borrowed {
+		llama.ModelFree(m.handle)
+	}
 }
 
 // decode computes rows in one call and returns llama.cpp's code, or badRows where it would end the process.

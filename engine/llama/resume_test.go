@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -284,7 +283,7 @@ func FuzzResume(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte, stop string, n uint8) {
 		r := new(engine.Resume)
 		if json.Unmarshal(raw, r) != nil {
-			t.Skip()
+			return
 		}
 		s := engine.Sampling{N: 1 + int(n%4), MaxTokens: 10, FrequencyPenalty: 1}
 		if stop != "" {
@@ -297,7 +296,7 @@ func FuzzResume(f *testing.F) {
 		if u.usage.CompletionTokens != r.Tokens() || u.open != len(u.unfinished()) {
 			t.Errorf("counted %+v, %d open", u.usage, u.open)
 		}
-		if fmt.Sprint(u.resume().Tokens()) != fmt.Sprint(r.Tokens()) {
+		if u.resume().Tokens() != r.Tokens() {
 			t.Errorf("%d tokens are there of %d", u.resume().Tokens(), r.Tokens())
 		}
 	})

@@ -113,6 +113,10 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
+	if r.Deterministic {
+		return nil, engine.Errorf(engine.Invalid, engine.CodeUnsupported, "lorry.deterministic",
+			"this engine is a server that promises no deterministic answers: leave lorry.deterministic out")
+	}
 	if r.Sampling.BestOf > r.Sampling.N {
 		return engine.Best(ctx, r, e.Run)
 	}

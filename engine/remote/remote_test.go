@@ -356,6 +356,14 @@ func TestFilter(t *testing.T) {
 	checkError(t, err, engine.Error{Class: "unavailable", Message: `serves ["tiny.gguf"], and none of ["absent"]`})
 }
 
+// TestDeterministic: a server's word for it is not to be had.
+func TestDeterministic(t *testing.T) {
+	e := open(t, remote.Config{URL: newFake(t, "vllm").URL})
+	r := &engine.Request{Kind: engine.Text, Model: model(t, e), Prompt: "x", Deterministic: true, Sampling: engine.Sampling{N: 1}}
+	_, err := e.Run(t.Context(), r, nil)
+	checkError(t, err, engine.Error{Class: "invalid", Code: engine.CodeUnsupported, Param: "lorry.deterministic", Message: "lorry.deterministic"})
+}
+
 // TestNoList: a server without a list serves what it is said to.
 func TestNoList(t *testing.T) {
 	srv := httptest.NewServer(http.NotFoundHandler())
