@@ -285,15 +285,21 @@ func read(r *engine.Request) (int, string, error) {
 
 // split cuts text into words, each with the space before it; space at the end belongs to the last word.
 func split(text string) []string {
-	var words []string
-	for rest := text; rest != ""; {
-		body := len(rest) - len(strings.TrimLeft(rest, space))
-		end := strings.IndexAny(rest[body:], space)
-		if end < 0 || strings.TrimLeft(rest[body+end:], space) == "" {
-			return append(words, rest)
+	words := make([]string, 0, 1+strings.Count(text, " "))
+	last, start, inside := 0, 0, false
+	for i := range len(text) {
+		blank := strings.IndexByte(space, text[i]) >= 0
+		if blank && inside {
+			words = append(words, text[start:i])
+			last, start = start, i
 		}
-		words = append(words, rest[:body+end])
-		rest = rest[body+end:]
+		inside = !blank
+	}
+	switch {
+	case inside || len(words) == 0 && text != "":
+		words = append(words, text[start:])
+	case len(words) > 0:
+		words[len(words)-1] = text[last:]
 	}
 	return words
 }
