@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,11 +19,35 @@ import (
 // joins why): such a job must not be acknowledged. A job that is settled already stays as it is, so a caller that does
 // not know whether Settle did its work calls it again.
 func (s *Store) Settle(ctx context.Context, vs ...*Verdict) ([]*Verdict, error) {
-	stood, err := s.commit(ctx, vs)
+	stood, err := s.commit(ctx, s.bounded(vs))
 	if perr := s.project(ctx, stood); perr != nil {
 		return make([]*Verdict, len(vs)), errors.Join(err, perr)
 	}
 	return stood, err
+}
+
+// envelope is what a message needs beside the record: subject and headers.
+const envelope = 4 << 10
+
+// bounded puts a failure in the place of an answer that no message can carry: its commit would be refused, and tried
+// again, for ever. It may be asked for again with fewer choices or log-probabilities.
+func (s *Store) bounded(vs []*Verdict) []*Verdict {
+	most := s.q.Conn().MaxPayload() - envelope
+	out := slices.Clone(vs)
+	for i, v := range out {
+		if size := len(v.Encode()); !v.Waited && int64(size) > most && most > 0 {
+			out[i] = v.tooLarge(size, most)
+		}
+	}
+	return out
+}
+
+func (v *Verdict) tooLarge(size int, most int64) *Verdict {
+	w := *v
+	w.raw, w.State, w.Completion = nil, queue.Failed, nil
+	w.Error = engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "n",
+		"the answer has %d bytes, more than the %d that the queue carries: ask for fewer choices, log-probabilities or tokens", size, most)
+	return &w
 }
 
 // lineTTL keeps a line's record past the stream's age: until its batch's files stand, which may take as long as the batch

@@ -2,6 +2,7 @@ package result_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -320,5 +321,25 @@ func TestPhantomLeader(t *testing.T) {
 	ok(t, s.Redis().HSet(t.Context(), "{acme}:job:job_next", "leads", 1).Err()) // its time is over, its producer died
 	if r, err := s.Join(t.Context(), phantom); err != nil || r.Leader != "" {
 		t.Errorf("after its time: %+v %v", r, err)
+	}
+}
+
+// TestAnswerNoMessageCarries ends the job, instead of being tried for ever.
+func TestAnswerNoMessageCarries(t *testing.T) {
+	q := queuetest.New(t, queue.Config{})
+	s := resulttest.New(t, result.Config{Queue: q})
+	j := &queue.Job{V: queue.V, ID: "job_large", Tenant: "acme", Lane: queue.Flex, Created: 1, Request: engine.Request{Model: engine.Model{Base: "b"}}}
+	ok(t, s.Accept(t.Context(), j))
+	v := result.For(j, queue.Succeeded, 2)
+	v.Completion = &engine.Completion{Choices: []engine.Choice{{Text: strings.Repeat("x", 5<<20), Finish: engine.FinishStop}}}
+	stood, err := s.Settle(t.Context(), v)
+	ok(t, err)
+	if stood[0].State != queue.Failed || stood[0].Error == nil || !strings.Contains(stood[0].Error.Error(), "log-probabilities") {
+		t.Errorf("%s %v stands", stood[0].State, stood[0].Error)
+	}
+	st, err := s.Get(t.Context(), "acme", j.ID)
+	ok(t, err)
+	if st.State != queue.Failed {
+		t.Errorf("it is %s", st.State)
 	}
 }
