@@ -108,6 +108,7 @@ func (d *Dashboard) routes() http.Handler {
 	mux.Handle("GET /{$}", d.guard(d.overview))
 	mux.Handle("GET /dashboard/jobs/{id}", d.guard(d.job))
 	mux.Handle("POST /dashboard/jobs/{id}/cancel", d.guard(d.cancel))
+	mux.Handle("GET /dashboard/workers/{worker}", d.guard(d.worker))
 	if d.cfg.Batches != nil && d.cfg.Files != nil {
 		d.batchRoutes(mux)
 	}

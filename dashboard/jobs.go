@@ -25,9 +25,10 @@ type scope struct {
 	state  queue.State
 	after  string // a later page of the list
 	job    string // one job's page
-	// page is a list that is none of jobs: pageBatches, pageFiles, or pageBatch, one batch's page.
-	page  string
-	batch string
+	// page is a list that is none of jobs: pageBatches, pageFiles, pageBatch, one batch's page, or pageWorker, one worker's.
+	page   string
+	batch  string
+	worker string
 }
 
 // Errors of a page's address.
@@ -37,21 +38,23 @@ var (
 )
 
 // pages are the lists beside the overview, by the shape of the IDs that they list.
-var pages = map[string]*regexp.Regexp{"": jobID, pageBatches: batchID, pageBatch: cursor, pageFiles: fileID, pageHooks: cursor}
+var pages = map[string]*regexp.Regexp{"": jobID, pageBatches: batchID, pageBatch: cursor, pageFiles: fileID, pageHooks: cursor, pageWorker: jobID}
 
 const (
 	pageBatches = "batches"
 	pageBatch   = "batch"
 	pageFiles   = "files"
 	pageHooks   = "webhooks"
+	pageWorker  = "worker"
 )
 
-// The shapes of IDs; jobID is that of a batch's lines too.
+// The shapes of IDs and names; jobID is that of a batch's lines too.
 var (
-	jobID   = regexp.MustCompile(`^job_[a-z0-9_-]{1,96}$`)
-	batchID = regexp.MustCompile(`^batch_[a-z0-9]{26}$`)
-	fileID  = regexp.MustCompile(`^file-[a-z0-9]{26}$`)
-	cursor  = regexp.MustCompile(`^[0-9]{1,18}$`) // behind a line that has ended
+	workerName = regexp.MustCompile(`^[!-)+\-/-~]{1,128}$`) // what a NATS subject's token may hold
+	jobID      = regexp.MustCompile(`^job_[a-z0-9_-]{1,96}$`)
+	batchID    = regexp.MustCompile(`^batch_[a-z0-9]{26}$`)
+	fileID     = regexp.MustCompile(`^file-[a-z0-9]{26}$`)
+	cursor     = regexp.MustCompile(`^[0-9]{1,18}$`) // behind a line that has ended
 )
 
 // scopeOf reads a page's address.
@@ -74,6 +77,7 @@ func scopeOf(r *http.Request, p access.Principal) (scope, error) {
 		sc.job = r.FormValue("job")
 	}
 	sc.page, sc.batch = r.FormValue("page"), cmp.Or(r.PathValue("batch"), r.FormValue("batch"))
+	sc.worker = cmp.Or(r.PathValue("worker"), r.FormValue("worker"))
 	return sc, sc.check()
 }
 
@@ -84,6 +88,10 @@ func (sc scope) check() error {
 		return errParam
 	case sc.job != "" && !jobID.MatchString(sc.job), sc.batch != "" && !batchID.MatchString(sc.batch):
 		return errParam
+	case (sc.page == pageWorker) != (sc.worker != ""), sc.worker != "" && !workerName.MatchString(sc.worker):
+		return errParam
+	case sc.worker != "" && !sc.admin: // whose requests run there is not for every tenant
+		return errTenant
 	}
 	return nil
 }
@@ -107,7 +115,7 @@ func (sc scope) query() string {
 	if sc.after != "" {
 		q.Set("after", sc.after)
 	}
-	for name, value := range map[string]string{"job": sc.job, "page": sc.page, "batch": sc.batch} {
+	for name, value := range map[string]string{"job": sc.job, "page": sc.page, "batch": sc.batch, "worker": sc.worker} {
 		if value != "" {
 			q.Set(name, value)
 		}

@@ -140,6 +140,9 @@ func (d *Dashboard) job(w http.ResponseWriter, r *http.Request, p access.Princip
 func (d *Dashboard) render(ctx context.Context, sc scope, jobsOnly bool) sections {
 	out := sections{}
 	switch {
+	case sc.page == pageWorker && jobsOnly:
+	case sc.page == pageWorker:
+		d.renderWorker(ctx, sc, out)
 	case sc.page != "":
 		d.renderPage(ctx, sc, out)
 	case sc.job != "":

@@ -91,6 +91,8 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 		return batchStep{b.ID, b.Tenant, step, label, confirm}
 	},
 	"hookStep": func(id, tenant, step, label string) hookStep { return hookStep{id, tenant, step, label} },
+	"micros":   micros,
+	"workerAt": func(name string) string { return "/dashboard/workers/" + url.PathEscape(name) },
 	"jobAt": func(id string, sc scope) string {
 		return "/dashboard/jobs/" + id + "?" + scope{tenant: sc.tenant}.query()
 	},
