@@ -33,3 +33,32 @@ type Quantized struct {
 	// Seconds is the time to write After.
 	Seconds float64 `json:"seconds"`
 }
+
+// Setting is how an engine runs: what [Tuning] suggests, and what was tried.
+type Setting struct {
+	Threads int    `json:"threads"`
+	Slots   int    `json:"slots"`
+	Rows    int    `json:"rows"` // most tokens of one native call
+	KVType  string `json:"kv_type"`
+	Flash   bool   `json:"flash_attention"`
+}
+
+// Trial is one setting, and what the model does with it.
+type Trial struct {
+	// Knob is what was varied: threads, rows, slots, kv_type or flash_attention.
+	Knob    string `json:"knob"`
+	Setting `json:"setting"`
+	Speed
+	// Error says why it can't be.
+	Error string `json:"error,omitempty"`
+}
+
+// Tuning is a model measured on a device with many settings, and the one that is suggested.
+type Tuning struct {
+	File    string  `json:"file"`
+	Format  string  `json:"format"`
+	Device  string  `json:"device"`
+	Cores   int     `json:"cores"` // that this process may use
+	Trials  []Trial `json:"trials"`
+	Suggest Setting `json:"suggest"`
+}

@@ -51,6 +51,7 @@ var tools = map[string]func(args []string, stdin io.Reader, stdout, stderr io.Wr
 	"check":    check,
 	"quantize": quantize,
 	"render":   render,
+	"tune":     tune,
 }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
