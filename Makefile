@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help runtime build demo test unit integration e2e browser check vuln bench bench-peers clean distclean
+.PHONY: help runtime runtime-cuda build demo test unit integration e2e browser check vuln bench bench-engine bench-peers clean distclean
 
 export CGO_ENABLED := $(shell scripts/cgo)
 # go-nvml's C calls what NVIDIA has since deprecated: a hundred warnings that nobody here can act on.
@@ -13,6 +13,8 @@ RACE    := $(if $(filter 1,$(CGO_ENABLED)),-race)
 # Tests that load llama.cpp or start the whole program run without the race detector: it can't see into the
 # libraries, and slows sampling tenfold.
 WHOLE   := . ./engine/llama ./cmd/lorry-engine
+# Rounds of bench-engine. Two take 12 minutes on two cores.
+ROUNDS  ?= 3
 MODULES  = . $(patsubst %/go.mod,%,$(wildcard e2e/go.mod bench/go.mod deploy/test/go.mod))
 
 help: ## list the targets
@@ -21,6 +23,10 @@ help: ## list the targets
 runtime: ## fetch llama.cpp, Valkey and the demo's weights into ./runtime (LORRY_GPU=cuda: the CUDA build)
 	@scripts/need python3
 	@scripts/runtime
+
+runtime-cuda: ## the same with llama.cpp's CUDA build (143 MB)
+	@scripts/need python3
+	@LORRY_GPU=cuda scripts/runtime
 
 build: runtime ## build ./lorry and ./lorry-engine
 	@scripts/build
@@ -55,6 +61,9 @@ bench: build ## the measurements of the README
 
 bench-peers: build ## jobs a second beside Celery and LitServe, which it fetches
 	@rivals=$$(scripts/rivals) && cd bench && LORRY_RIVALS=$$rivals go test -run '^$$' -bench Rivals -benchtime 1x -timeout 30m -v .
+
+bench-engine: build ## the engine against llama-server, which this builds first (ROUNDS=3; 20 min, then 16 min alone)
+	@cd bench && go run ./peers -rounds $(ROUNDS)
 
 clean: ## remove what was built
 	rm -rf lorry lorry-engine .lorry e2e/screenshots
