@@ -63,9 +63,9 @@ func TestMeasure(t *testing.T) {
 	if err != nil || s.Prompt <= 0 || s.Alone <= 0 || s.Together <= 0 || s.Job() <= 0 {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if first, last := b.m.span(0); first >= 0 {
+	if first, _ := b.m.span(0); first >= 0 {
 		b.clear()
-		if first, last = b.m.span(0); first >= 0 {
+		if first, last := b.m.span(0); first >= 0 {
 			t.Errorf("cells %d to %d are held after clear", first, last)
 		}
 	}
