@@ -30,6 +30,7 @@ type options struct {
 	only                         string
 	rounds                       int
 	slots, threads, context      int
+	foreign                      bool // the model is none that adapters can be made for
 	adapterDir                   string
 	adapters                     []string // digests of the workload under way
 }
@@ -101,7 +102,7 @@ func (o *options) find() (err error) {
 	if rt == "" {
 		rt = filepath.Join(o.root, "runtime")
 	}
-	if o.model == "" {
+	if o.foreign = o.model != ""; !o.foreign {
 		o.model = filepath.Join(rt, "models", "smollm2.gguf")
 	}
 	if o.peers == "" {
