@@ -32,7 +32,18 @@ func (w *Worker) onPeek(m *nats.Msg) {
 func (w *Worker) look(ctx context.Context) (engine.Snapshot, error) {
 	e, ok := w.cfg.Engine.(engine.Introspector)
 	if !ok {
-		return engine.Snapshot{}, engine.Errorf(engine.Invalid, engine.CodeUnsupported, "", "this kind of engine has no loop of ours")
+		return engine.Snapshot{}, errNoLoop
+	}
+	return e.Snapshot(ctx)
+}
+
+var errNoLoop error = engine.Errorf(engine.Invalid, engine.CodeUnsupported, "", "this kind of engine has no loop of ours")
+
+// Snapshot is the loop of the engine beneath, whose adapters do not hide it.
+func (a *adapting) Snapshot(ctx context.Context) (engine.Snapshot, error) {
+	e, ok := a.Engine.(engine.Introspector)
+	if !ok {
+		return engine.Snapshot{}, errNoLoop
 	}
 	return e.Snapshot(ctx)
 }

@@ -24,7 +24,18 @@ type Bench struct {
 	dev  device
 	cfg  Config
 	seqs []*sequence
+	lengths
 }
+
+// lengths are of what is measured, in tokens: long enough that a call's own cost is as in service.
+type lengths struct {
+	prompt int
+	begins int // what an answer begins with
+	answer int // what is made of it
+	times  int // that each is measured; the first one warms up too
+}
+
+var usual = lengths{prompt: 256, begins: 32, answer: 16, times: 3}
 
 // benchCells are enough for the shipped text, and for the widest batch that is measured with its prompts.
 const benchCells = 4096
@@ -50,7 +61,7 @@ func OpenBench(c Config) (*Bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bench{m: m, dev: dev, cfg: c}
+	b := &Bench{m: m, dev: dev, cfg: c, lengths: usual}
 	for i := range c.Slots {
 		b.seqs = append(b.seqs, &sequence{slot: i})
 	}
@@ -63,19 +74,12 @@ func (b *Bench) Close() { b.m.free() }
 // Device says what computes.
 func (b *Bench) Device() string { return b.dev.describe(b.cfg.Threads) }
 
-// Lengths of what is measured, in tokens. They are long enough that a call's own cost is as in service.
-const (
-	promptTokens = 256
-	answerBegins = 32 // of context, for each answer
-	answerTokens = 16 // at a time
-)
-
 // Together is how many answers are made together to say what a full batch does.
 const Together = 8
 
-// Measure takes each speed three times and gives the median.
+// Measure takes each speed some times and gives the median.
 func (b *Bench) Measure() (s engine.Speed, err error) {
-	if s.Prompt, err = b.Prompt(promptTokens); err != nil {
+	if s.Prompt, err = b.Prompt(b.prompt); err != nil {
 		return s, err
 	}
 	if s.Alone, err = b.Answers(1); err != nil {
@@ -97,15 +101,15 @@ func (b *Bench) Answers(width int) (float64, error) {
 	}
 	begin := func() error {
 		for _, s := range b.seqs[:width] {
-			if err := b.feed(s, 0, answerBegins); err != nil {
+			if err := b.feed(s, 0, b.begins); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	return b.medianAfter(begin, width*answerTokens, func() error {
-		for i := range answerTokens {
-			if err := b.step(b.seqs[:width], answerBegins+i); err != nil {
+	return b.medianAfter(begin, width*b.answer, func() error {
+		for i := range b.answer {
+			if err := b.step(b.seqs[:width], b.begins+i); err != nil {
 				return err
 			}
 		}
@@ -117,10 +121,10 @@ func (b *Bench) median(tokens int, f func() error) (float64, error) {
 	return b.medianAfter(func() error { return nil }, tokens, f)
 }
 
-// medianAfter times f three times, each after begin and on an empty cache. The first time also warms up.
+// medianAfter times f, each time after begin and on an empty cache.
 func (b *Bench) medianAfter(begin func() error, tokens int, f func() error) (float64, error) {
 	var rates []float64
-	for range 3 {
+	for range b.times {
 		b.clear()
 		if err := begin(); err != nil {
 			return 0, err

@@ -59,6 +59,7 @@ func TestMeasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
+	b.lengths = brief
 	s, err := b.Measure()
 	if err != nil || s.Prompt <= 0 || s.Alone <= 0 || s.Together <= 0 || s.Job() <= 0 {
 		t.Errorf("%+v, %v", s, err)

@@ -15,6 +15,7 @@ type tuner struct {
 	progress func(stage string, done, of int)
 	t        engine.Tuning
 	dev      device
+	lengths
 }
 
 // gain is how much faster another value must be than the plain one to be suggested: less is noise.
@@ -22,22 +23,26 @@ const gain = 1.05
 
 // Tune measures which settings suit the device at hand. It takes a minute or two on a small model.
 func Tune(c Config, progress func(stage string, done, of int)) (engine.Tuning, error) {
-	u := &tuner{cfg: c, progress: progress, t: engine.Tuning{File: c.File, Cores: runtime.GOMAXPROCS(0)}}
-	var err error
-	if u.t.Format, err = Format(c.Lib, c.File); err != nil {
-		return u.t, err
+	u := &tuner{cfg: c, progress: progress, t: engine.Tuning{File: c.File, Cores: runtime.GOMAXPROCS(0)}, lengths: usual}
+	err := u.run()
+	return u.t, err
+}
+
+func (u *tuner) run() (err error) {
+	if u.t.Format, err = Format(u.cfg.Lib, u.cfg.File); err != nil {
+		return err
 	}
-	if u.dev, err = choose(c.Device, accelerators()); err != nil {
-		return u.t, err
+	if u.dev, err = choose(u.cfg.Device, accelerators()); err != nil {
+		return err
 	}
 	u.plain()
 	for i, step := range []func() error{u.threads, u.rows, u.slots, u.kvType, u.flash} {
-		progress("measure", i, 5)
+		u.progress("measure", i, 5)
 		if err := step(); err != nil {
-			return u.t, err
+			return err
 		}
 	}
-	return u.t, nil
+	return nil
 }
 
 // plain is what an engine does by itself.
@@ -56,6 +61,7 @@ func (u *tuner) try(knob string, s engine.Setting, measure func(*Bench) (engine.
 	x := engine.Trial{Knob: knob, Setting: s}
 	b, err := OpenBench(c)
 	if err == nil {
+		b.lengths = u.lengths
 		x.Speed, err = measure(b)
 		b.Close()
 	}

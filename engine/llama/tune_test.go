@@ -5,16 +5,21 @@ import (
 	"testing"
 )
 
+// brief is enough where the numbers do not matter.
+var brief = lengths{prompt: 16, begins: 2, answer: 2, times: 1}
+
 // Tuning looks at every knob, suggests what it has tried, and leaves a core to the rest.
 func TestTune(t *testing.T) {
 	c := config(t)
 	c.Context = 0
 	c.Threads = 0
-	var stages int
-	got, err := Tune(c, func(string, int, int) { stages++ })
-	if err != nil {
+	stages := 0
+	u := &tuner{cfg: c, progress: func(string, int, int) { stages++ }, lengths: brief}
+	u.t.Cores = 2
+	if err := u.run(); err != nil {
 		t.Fatal(err)
 	}
+	got := u.t
 	tried := map[string]int{}
 	for _, x := range got.Trials {
 		tried[x.Knob]++
