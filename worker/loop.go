@@ -39,15 +39,6 @@ func (w *Worker) look(ctx context.Context) (engine.Snapshot, error) {
 
 var errNoLoop error = engine.Errorf(engine.Invalid, engine.CodeUnsupported, "", "this kind of engine has no loop of ours")
 
-// Snapshot is the loop of the engine beneath, whose adapters do not hide it.
-func (a *adapting) Snapshot(ctx context.Context) (engine.Snapshot, error) {
-	e, ok := a.Engine.(engine.Introspector)
-	if !ok {
-		return engine.Snapshot{}, errNoLoop
-	}
-	return e.Snapshot(ctx)
-}
-
 // watchLoop looks each second at the engine's loop, for Prometheus.
 func (w *Worker) watchLoop(ctx context.Context) {
 	if _, ok := w.cfg.Engine.(engine.Introspector); !ok {

@@ -45,23 +45,6 @@ func TestPeek(t *testing.T) {
 	}
 }
 
-// Fetching adapters for an engine hides no loop, and invents none.
-func TestPeekThroughAdapters(t *testing.T) {
-	for name, c := range map[string]struct {
-		beneath engine.Engine
-		shows   bool
-	}{"a loop": {&glass{newScripted(nil), seen()}, true}, "none": {newScripted(nil), false}} {
-		t.Run(name, func(t *testing.T) {
-			e, err := WithAdapters(c.beneath, AdaptersConfig{Dir: t.TempDir()})
-			ok(t, err)
-			s, err := (&Worker{cfg: Config{Engine: e}}).look(t.Context())
-			if (err == nil) != c.shows || c.shows && s.Waiting != 3 {
-				t.Errorf("got %+v, %v", s, err)
-			}
-		})
-	}
-}
-
 func TestLoopMetrics(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	for _, name := range []string{"w1", "w2"} { // two workers of one process
