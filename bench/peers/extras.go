@@ -115,9 +115,17 @@ func pauses(ctx context.Context, x side, vocab, round int) (g gaps, err error) {
 				beside = append(beside, gap)
 			}
 		}
+		// The pause that the prompt's end cuts short was that long at least.
+		if n := len(a.at); n > 0 && a.at[n-1].Before(over) {
+			beside = append(beside, over.Sub(a.at[n-1]))
+		}
 	}
 	if len(calm) == 0 || len(beside) == 0 {
-		return g, errors.New("no pauses were seen: the answers came in one piece")
+		var pieces []int
+		for _, a := range answers {
+			pieces = append(pieces, len(a.at))
+		}
+		return g, fmt.Errorf("%s: %d pauses were seen before the prompt and %d beside it, of answers in %d pieces", x.command(), len(calm), len(beside), pieces)
 	}
 	g.calm, g.beside = quantile(calm, 0.99), quantile(beside, 0.99)
 	return g, nil
