@@ -14,7 +14,7 @@ import (
 var t0 = time.Unix(1_800_000_000, 0)
 
 func candidate(tenant, id string, mods ...func(*queue.Job)) *item {
-	j := queue.Job{ID: id, Tenant: tenant, Lane: queue.Flex, Created: t0.UnixMilli(), Request: engine.Request{Sampling: engine.Sampling{MaxTokens: 100, N: 1}}}
+	j := queue.Job{ID: id, Tenant: tenant, Lane: queue.Flex, Created: t0.UnixMilli(), Request: engine.Request{Kind: engine.Text, Sampling: engine.Sampling{MaxTokens: 100, N: 1}}}
 	for _, m := range mods {
 		m(&j)
 	}
@@ -70,7 +70,11 @@ func TestTenantsShareByWeight(t *testing.T) {
 			served := map[string]float64{}
 			total := 0.0
 			for total < 200_000 {
-				for _, it := range o.pick(t0, 1, func(t string) float64 { return c.weights[t] }, nobody) {
+				its := o.pick(t0, 1, func(t string) float64 { return c.weights[t] }, nobody)
+				if len(its) == 0 {
+					t.Fatalf("all are served after %.0f tokens", total)
+				}
+				for _, it := range its {
 					served[it.job.Tenant] += it.cost
 					total += it.cost
 				}
