@@ -41,7 +41,7 @@ unit: runtime ## packages one by one, with the race detector
 	@$(GO_TEST) $(RACE) -timeout 8m $$(go list ./... | grep -vxF "$$(go list $(WHOLE))")
 
 integration: runtime build ## llama.cpp on real weights, the program's commands
-	@$(GO_TEST) -timeout 8m $(WHOLE)
+	@$(GO_TEST) -timeout 20m $(WHOLE)
 
 e2e: runtime build ## the real program under faults, as one process and as the compose file's
 	@test ! -f e2e/go.mod || (cd e2e && ../$(GO_TEST) -timeout 10m ./...)

@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 
@@ -11,6 +12,8 @@ import (
 // says what was drawn up to the first token that was another, which is but.
 func wish(t *testing.T, e *Engine, r *engine.Request, text string, change func(*prepared)) (drawn, but string) {
 	t.Helper()
+	runtime.LockOSThread() // as the loop is: see threadTime
+	defer runtime.UnlockOSThread()
 	p, err := e.prepare(r)
 	if err != nil {
 		t.Fatal(err)

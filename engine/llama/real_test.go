@@ -255,7 +255,7 @@ func TestUserTextIsNeverControl(t *testing.T) {
 	control := v.tokenize("<|im_start|>", true)[0]
 	count := func(content string) (n int, text string) {
 		raw := fmt.Sprintf(`[{"role":"system","content":"Be brief."},{"role":"user","content":%q}]`, content)
-		ids, err := e.chatTokens(&engine.Request{Kind: engine.Chat, Messages: []byte(raw)}, nil)
+		ids, err := e.chatTokens(&engine.Request{Kind: engine.Chat, Messages: []byte(raw)}, &prepared{})
 		if err != nil {
 			t.Fatal(err)
 		}
