@@ -243,13 +243,7 @@ func newBatchGet(bind Bind) *cobra.Command {
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return withClient(c, target, func(ctx context.Context, cl *Client) error {
-			var raw json.RawMessage
-			if err := cl.do(ctx, http.MethodGet, batchPath(args[0]), nil, nil, &raw); err != nil {
-				return err
-			}
-			return printBatch(c.OutOrStdout(), format, raw)
-		})
+		return eachID(c, target, args, http.MethodGet, batchPath, func(w io.Writer, raw json.RawMessage) error { return printBatch(w, format, raw) })
 	}
 	return c
 }
@@ -316,18 +310,8 @@ func newBatchStep(bind Bind, name, short, before, behind string) *cobra.Command 
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return withClient(c, target, func(ctx context.Context, cl *Client) error {
-			for _, id := range args {
-				var raw json.RawMessage
-				if err := cl.do(ctx, http.MethodPost, before+url.PathEscape(id)+behind, nil, nil, &raw); err != nil {
-					return err
-				}
-				if err := printState(c.OutOrStdout(), format, raw); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		return eachID(c, target, args, http.MethodPost, func(id string) string { return before + url.PathEscape(id) + behind },
+			func(w io.Writer, raw json.RawMessage) error { return printState(w, format, raw) })
 	}
 	return c
 }

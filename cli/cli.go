@@ -40,6 +40,22 @@ func withClient(c *cobra.Command, target func() (Target, error), work func(ctx c
 	return cause(c.Context(), err)
 }
 
+// eachID calls one method on the path of each ID, in order, and prints what it answers.
+func eachID(c *cobra.Command, target func() (Target, error), ids []string, method string, path func(id string) string, print func(w io.Writer, raw json.RawMessage) error) error {
+	return withClient(c, target, func(ctx context.Context, cl *Client) error {
+		for _, id := range ids {
+			var raw json.RawMessage
+			if err := cl.do(ctx, method, path(id), nil, nil, &raw); err != nil {
+				return err
+			}
+			if err := print(c.OutOrStdout(), raw); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // OutputFlag gives a command -o, which is checked when it is parsed.
 func OutputFlag(c *cobra.Command, to *string) {
 	c.Flags().VarP((*output)(to), "output", "o", "output format: text or json")

@@ -262,13 +262,7 @@ func newFileGet(bind Bind) *cobra.Command {
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return withClient(c, target, func(ctx context.Context, cl *Client) error {
-			var raw json.RawMessage
-			if err := cl.do(ctx, http.MethodGet, filePath(args[0]), nil, nil, &raw); err != nil {
-				return err
-			}
-			return printFile(c.OutOrStdout(), format, raw)
-		})
+		return eachID(c, target, args, http.MethodGet, filePath, func(w io.Writer, raw json.RawMessage) error { return printFile(w, format, raw) })
 	}
 	return c
 }
@@ -360,18 +354,7 @@ func newFileDelete(bind Bind) *cobra.Command {
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return withClient(c, target, func(ctx context.Context, cl *Client) error {
-			for _, id := range args {
-				var raw json.RawMessage
-				if err := cl.do(ctx, http.MethodDelete, filePath(id), nil, nil, &raw); err != nil {
-					return err
-				}
-				if err := printID(c.OutOrStdout(), format, raw); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		return eachID(c, target, args, http.MethodDelete, filePath, func(w io.Writer, raw json.RawMessage) error { return printID(w, format, raw) })
 	}
 	return c
 }

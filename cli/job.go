@@ -50,7 +50,7 @@ func newJobGet(bind Bind) *cobra.Command {
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return each(c, target, format, args, http.MethodGet, "")
+		return eachJob(c, target, format, args, http.MethodGet, "")
 	}
 	return c
 }
@@ -63,27 +63,14 @@ func newJobCancel(bind Bind) *cobra.Command {
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return each(c, target, format, args, http.MethodPost, "/cancel")
+		return eachJob(c, target, format, args, http.MethodPost, "/cancel")
 	}
 	return c
 }
 
-// each calls one method on each job and prints what it answers.
-func each(c *cobra.Command, target func() (Target, error), format string, ids []string, method, suffix string) error {
-	cl, err := connect(target)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		var raw json.RawMessage
-		if err := cl.do(c.Context(), method, "/v1/jobs/"+url.PathEscape(id)+suffix, nil, nil, &raw); err != nil {
-			return cause(c.Context(), err)
-		}
-		if err := printJob(c.OutOrStdout(), format, raw); err != nil {
-			return err
-		}
-	}
-	return nil
+func eachJob(c *cobra.Command, target func() (Target, error), format string, ids []string, method, suffix string) error {
+	return eachID(c, target, ids, method, func(id string) string { return "/v1/jobs/" + url.PathEscape(id) + suffix },
+		func(w io.Writer, raw json.RawMessage) error { return printJob(w, format, raw) })
 }
 
 func printJob(w io.Writer, format string, raw json.RawMessage) error {

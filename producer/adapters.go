@@ -40,10 +40,8 @@ func (s *Server) createAdapter(w http.ResponseWriter, r *http.Request) error {
 }
 
 func checkAdapter(r *http.Request, a registry.Adapter) error {
-	for name := range r.URL.Query() {
-		if name != "name" && name != "base" {
-			return refuse(codeUnknown, name, "Unrecognized request argument supplied: %s", clip(name))
-		}
+	if err := onlyQuery(r.URL.Query(), "name", "base"); err != nil {
+		return err
 	}
 	if a.Name == "" {
 		return missing("name")

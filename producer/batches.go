@@ -227,24 +227,15 @@ func (s *Server) listBatches(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return store(err)
 	}
-	out := list{Object: "list", Data: []any{}, HasMore: more}
-	for _, b := range bs {
-		out.Data = append(out.Data, showBatch(b))
-	}
-	if n := len(bs); n > 0 {
-		out.FirstID, out.LastID = &bs[0].ID, &bs[n-1].ID
-	}
-	writeJSON(w, http.StatusOK, out)
+	writeJSON(w, http.StatusOK, pageOf(bs, more, func(b *batch.Batch) any { return showBatch(*b) }, func(b *batch.Batch) string { return b.ID }))
 	return nil
 }
 
 // readPage reads after and limit, and refuses anything else.
 func readPage(r *http.Request, limit *int, most int) (after string, err error) {
 	q := r.URL.Query()
-	for name := range q {
-		if name != "after" && name != "limit" {
-			return "", refuse(codeUnknown, name, "Unrecognized request argument supplied: %s", clip(name))
-		}
+	if err := onlyQuery(q, "after", "limit"); err != nil {
+		return "", err
 	}
 	if q.Has("limit") {
 		*limit, err = wholeNumber("limit", q.Get("limit"), 1, most)

@@ -209,23 +209,14 @@ func (s *Server) listFiles(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return store(err)
 	}
-	out := list{Object: "list", Data: []any{}, HasMore: more}
-	for _, f := range fs {
-		out.Data = append(out.Data, showFile(f))
-	}
-	if n := len(fs); n > 0 {
-		out.FirstID, out.LastID = &fs[0].ID, &fs[n-1].ID
-	}
-	writeJSON(w, http.StatusOK, out)
+	writeJSON(w, http.StatusOK, pageOf(fs, more, func(f *batch.File) any { return showFile(*f) }, func(f *batch.File) string { return f.ID }))
 	return nil
 }
 
 func readFileFilter(r *http.Request) (f batch.FileFilter, err error) {
 	q := r.URL.Query()
-	for name := range q {
-		if !slices.Contains([]string{"after", "limit", "order", "purpose"}, name) {
-			return f, refuse(codeUnknown, name, "Unrecognized request argument supplied: %s", clip(name))
-		}
+	if err := onlyQuery(q, "after", "limit", "order", "purpose"); err != nil {
+		return f, err
 	}
 	f = batch.FileFilter{After: q.Get("after"), Limit: maxFileLimit, Purpose: q.Get("purpose"), Ascending: q.Get("order") == "asc"}
 	if f.Purpose != "" {

@@ -55,15 +55,6 @@ func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// list is a page, as OpenAI's SDKs walk over them: after is the last ID of the page before.
-type list struct {
-	Object  string  `json:"object"` // "list"
-	Data    []any   `json:"data"`
-	FirstID *string `json:"first_id"`
-	LastID  *string `json:"last_id"`
-	HasMore bool    `json:"has_more"`
-}
-
 // listJobs shows the tenant's jobs, the newest first, without their answers.
 func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 	who, err := s.who(r)
@@ -83,14 +74,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := list{Object: "list", Data: []any{}, HasMore: more}
-	for i := range sts {
-		out.Data = append(out.Data, sts[i].Object(false))
-	}
-	if n := len(sts); n > 0 {
-		out.FirstID, out.LastID = &sts[0].Job, &sts[n-1].Job
-	}
-	writeJSON(w, http.StatusOK, out)
+	writeJSON(w, http.StatusOK, pageOf(sts, more, func(st *result.Status) any { return st.Object(false) }, func(st *result.Status) string { return st.Job }))
 	return nil
 }
 
@@ -103,10 +87,8 @@ var states = []queue.State{queue.Queued, queue.Running, queue.Succeeded, queue.F
 
 func readFilter(r *http.Request) (f result.Filter, err error) {
 	q := r.URL.Query()
-	for name := range q {
-		if !slices.Contains([]string{"after", "limit", "status"}, name) {
-			return f, refuse(codeUnknown, name, "Unrecognized request argument supplied: %s", clip(name))
-		}
+	if err := onlyQuery(q, "after", "limit", "status"); err != nil {
+		return f, err
 	}
 	f.After, f.State, f.Limit = q.Get("after"), queue.State(q.Get("status")), defaultLimit
 	if f.State != "" && !slices.Contains(states, f.State) {

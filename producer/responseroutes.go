@@ -75,10 +75,8 @@ func (s *Server) getResponse(w http.ResponseWriter, r *http.Request) error {
 
 func readResponseQuery(r *http.Request) (stream bool, after int, err error) {
 	q, after := r.URL.Query(), -1
-	for name := range q {
-		if !slices.Contains([]string{"stream", "starting_after", "include", "include[]", "include_obfuscation"}, name) {
-			return false, after, refuse(codeUnknown, name, "Unrecognized request argument supplied: %s", clip(name))
-		}
+	if err := onlyQuery(q, "stream", "starting_after", "include", "include[]", "include_obfuscation"); err != nil {
+		return false, after, err
 	}
 	if q.Has("stream") {
 		if stream, err = strconv.ParseBool(q.Get("stream")); err != nil {
@@ -145,10 +143,8 @@ func (s *Server) cancelResponse(w http.ResponseWriter, r *http.Request) error {
 // responseItems lists what a response was given, the newest first unless told otherwise.
 func (s *Server) responseItems(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	for name := range q {
-		if !slices.Contains([]string{"after", "limit", "order", "include", "include[]"}, name) {
-			return refuse(codeUnknown, name, "Unrecognized request argument supplied: %s", clip(name))
-		}
+	if err := onlyQuery(q, "after", "limit", "order", "include", "include[]"); err != nil {
+		return err
 	}
 	limit := defaultLimit
 	if q.Has("limit") {
@@ -189,13 +185,5 @@ func itemsAfter(items []inputItem, after string) ([]inputItem, error) {
 }
 
 func itemPage(items []inputItem, limit int) list {
-	out := list{Object: "list", Data: []any{}, HasMore: len(items) > limit}
-	items = items[:min(limit, len(items))]
-	for _, it := range items {
-		out.Data = append(out.Data, it)
-	}
-	if n := len(items); n > 0 {
-		out.FirstID, out.LastID = &items[0].ID, &items[n-1].ID
-	}
-	return out
+	return pageOf(items[:min(limit, len(items))], len(items) > limit, func(it *inputItem) any { return *it }, func(it *inputItem) string { return it.ID })
 }

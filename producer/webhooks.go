@@ -348,10 +348,8 @@ func (s *Server) listDeliveries(w http.ResponseWriter, r *http.Request) error {
 
 func readLimit(r *http.Request) (limit int, err error) {
 	q := r.URL.Query()
-	for name := range q {
-		if name != "limit" {
-			return 0, refuse(codeUnknown, name, "Unrecognized request argument supplied: %s", clip(name))
-		}
+	if err := onlyQuery(q, "limit"); err != nil {
+		return 0, err
 	}
 	if !q.Has("limit") {
 		return defaultLimit, nil
