@@ -60,6 +60,7 @@ const (
 	codeConflict     = "conflict"
 	codeDiverged     = "answer_diverged"
 	codeCombination  = "invalid_parameter_combination"
+	codeUnanswered   = "webhook_unanswered"
 )
 
 // refuse is a 400 that names the field at fault.

@@ -49,13 +49,27 @@ func showHook(e webhook.Endpoint, secret string) hook {
 	return h
 }
 
+// hookDialect is how an interface to endpoints names things: Lorry's own, or the one that OpenAI's SDKs speak.
+type hookDialect struct {
+	about, events string   // the fields of the description and of the events
+	required      []string // of a new endpoint
+	status        bool     // whether it can be paused here
+	made          int      // the status of the answer with a new endpoint
+	show          func(e webhook.Endpoint, secret string) any
+	deleted       string // the object that tells of a deletion
+}
+
+var ourHooks = hookDialect{about: "description", events: "events", required: []string{"url", "events"}, status: true, made: http.StatusCreated,
+	show: func(e webhook.Endpoint, secret string) any { return showHook(e, secret) }, deleted: "lorry.webhook"}
+
 func (s *Server) hookRoutes(mux *http.ServeMux) {
+	s.endpointRoutes(mux)
 	for pattern, h := range map[string]handler{
-		"POST /lorry/v1/webhooks":                                   s.createHook,
+		"POST /lorry/v1/webhooks":                                   s.createHook(ourHooks),
 		"GET /lorry/v1/webhooks":                                    s.listHooks,
-		"GET /lorry/v1/webhooks/{id}":                               s.getHook,
-		"PATCH /lorry/v1/webhooks/{id}":                             s.changeHook,
-		"DELETE /lorry/v1/webhooks/{id}":                            s.deleteHook,
+		"GET /lorry/v1/webhooks/{id}":                               s.getHook(ourHooks),
+		"PATCH /lorry/v1/webhooks/{id}":                             s.changeHook(ourHooks),
+		"DELETE /lorry/v1/webhooks/{id}":                            s.deleteHook(ourHooks),
 		"POST /lorry/v1/webhooks/{id}/rotate":                       s.rotateHook,
 		"POST /lorry/v1/webhooks/{id}/test":                         s.testHook,
 		"GET /lorry/v1/webhooks/{id}/deliveries":                    s.listDeliveries,
@@ -76,33 +90,27 @@ func (s *Server) desk() *webhook.Desk {
 		}}
 }
 
-// createHook makes an endpoint: {"url", "events", "description"}. Its secret is shown this once.
-func (s *Server) createHook(w http.ResponseWriter, r *http.Request) error {
-	who, err := s.who(r)
-	if err != nil {
-		return err
+// createHook makes an endpoint. Its secret is shown this once.
+func (s *Server) createHook(d hookDialect) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		return s.onHook(w, r, func(ctx context.Context, tenant, _ string) (int, any, error) {
+			o, err := s.readHook(w, r)
+			if err != nil {
+				return 0, nil, err
+			}
+			for _, name := range d.required {
+				if !o.has(name) {
+					o.missing(name)
+				}
+			}
+			wish := s.readWish(o, d)
+			if err := o.done(); err != nil {
+				return 0, nil, err
+			}
+			e, secret, err := s.hooks.Create(ctx, tenant, wish)
+			return d.made, d.show(e, secret), err
+		})
 	}
-	o, err := s.readHook(w, r)
-	if err != nil {
-		return err
-	}
-	for _, name := range []string{"url", "events"} {
-		if !o.has(name) {
-			o.missing(name)
-		}
-	}
-	wish := s.readWish(o)
-	if err := o.done(); err != nil {
-		return err
-	}
-	ctx, cancel := s.bound(r)
-	defer cancel()
-	e, secret, err := s.hooks.Create(ctx, who.Tenant, wish)
-	if err != nil {
-		return noHook(err, "")
-	}
-	writeJSON(w, http.StatusCreated, showHook(e, secret))
-	return nil
 }
 
 // readHook reads a body that may be missing.
@@ -120,30 +128,34 @@ func (s *Server) readHook(w http.ResponseWriter, r *http.Request) (*object, erro
 const maxDescription = 512
 
 // readWish reads what an owner may say of an endpoint.
-func (s *Server) readWish(o *object) (w webhook.Wish) {
-	var url, description string
+func (s *Server) readWish(o *object, d hookDialect) (w webhook.Wish) {
+	var url, description, status string
 	if o.text("url", &url, math.MaxInt) {
 		w.URL = &url
 		if err := webhook.CheckURL(url, s.cfg.WebhookAllow...); err != nil {
-			o.fail(refuse(codeValue, "url", "Invalid 'url': %s.", reason(err)))
+			o.fail(refuse(codeValue, "url", "Invalid 'url': %s.", reason(err.Error())))
 		}
 	}
-	if o.text("description", &description, maxDescription) {
+	if o.text(d.about, &description, maxDescription) {
 		w.Description = &description
 	}
-	if vs, ok := o.list("events", 1, webhook.MaxEvents); ok {
-		w.Events = readStrings(o, "events", vs, maxName)
+	if vs, ok := o.list(d.events, 1, webhook.MaxEvents); ok {
+		w.Events = readStrings(o, d.events, vs, maxName)
 	}
 	for i, name := range w.Events {
 		if err := webhook.CheckEvent(name); err != nil {
-			o.fail(refuse(codeValue, at("events", i), "Invalid '%s': '%s' is %s.", at("events", i), clip(name), reason(err)))
+			o.fail(refuse(codeValue, at(d.events, i), "Invalid '%s': '%s' is %s.", at(d.events, i), clip(name), reason(err.Error())))
 		}
+	}
+	if d.status && o.oneOf("status", &status, string(webhook.Enabled), string(webhook.Paused)) {
+		to := webhook.Status(status)
+		w.Status = &to
 	}
 	return w
 }
 
-// reason is a package's error as a part of a sentence.
-func reason(err error) string { return strings.TrimPrefix(err.Error(), "webhook: ") }
+// reason is what a package says of an error as a part of a sentence.
+func reason(text string) string { return strings.TrimPrefix(text, "webhook: ") }
 
 // noHook is what clients are told of an endpoint that can't be worked on.
 func noHook(err error, id string) error {
@@ -201,42 +213,43 @@ func (s *Server) onHook(w http.ResponseWriter, r *http.Request, do func(ctx cont
 	return nil
 }
 
-func (s *Server) getHook(w http.ResponseWriter, r *http.Request) error {
-	return s.onHook(w, r, func(ctx context.Context, tenant, id string) (int, any, error) {
-		e, err := s.hooks.Get(ctx, tenant, id)
-		return http.StatusOK, showHook(e, ""), err
-	})
+func (s *Server) getHook(d hookDialect) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		return s.onHook(w, r, func(ctx context.Context, tenant, id string) (int, any, error) {
+			e, err := s.hooks.Get(ctx, tenant, id)
+			return http.StatusOK, d.show(e, ""), err
+		})
+	}
 }
 
-// changeHook changes what is given: url, events, description, status (enabled or paused).
-func (s *Server) changeHook(w http.ResponseWriter, r *http.Request) error {
-	return s.onHook(w, r, func(ctx context.Context, tenant, id string) (int, any, error) {
-		o, err := s.readHook(w, r)
-		if err != nil {
-			return 0, nil, err
-		}
-		wish := s.readWish(o)
-		var status string
-		if o.oneOf("status", &status, string(webhook.Enabled), string(webhook.Paused)) {
-			to := webhook.Status(status)
-			wish.Status = &to
-		}
-		if err := o.done(); err != nil {
-			return 0, nil, err
-		}
-		e, err := s.hooks.Update(ctx, tenant, id, wish)
-		return http.StatusOK, showHook(e, ""), err
-	})
+// changeHook changes what is given, and leaves the rest.
+func (s *Server) changeHook(d hookDialect) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		return s.onHook(w, r, func(ctx context.Context, tenant, id string) (int, any, error) {
+			o, err := s.readHook(w, r)
+			if err != nil {
+				return 0, nil, err
+			}
+			wish := s.readWish(o, d)
+			if err := o.done(); err != nil {
+				return 0, nil, err
+			}
+			e, err := s.hooks.Update(ctx, tenant, id, wish)
+			return http.StatusOK, d.show(e, ""), err
+		})
+	}
 }
 
-func (s *Server) deleteHook(w http.ResponseWriter, r *http.Request) error {
-	return s.onHook(w, r, func(ctx context.Context, tenant, id string) (int, any, error) {
-		if err := s.hooks.Delete(ctx, tenant, id); err != nil {
-			return 0, nil, err
-		}
-		_ = webhook.NewLog(s.cfg.Results.Redis()).Forget(ctx, tenant, id) // it ends by itself
-		return http.StatusOK, map[string]any{"id": id, "object": "lorry.webhook", "deleted": true}, nil
-	})
+func (s *Server) deleteHook(d hookDialect) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		return s.onHook(w, r, func(ctx context.Context, tenant, id string) (int, any, error) {
+			if err := s.hooks.Delete(ctx, tenant, id); err != nil {
+				return 0, nil, err
+			}
+			_ = webhook.NewLog(s.cfg.Results.Redis()).Forget(ctx, tenant, id) // it ends by itself
+			return http.StatusOK, map[string]any{"id": id, "object": d.deleted, "deleted": true}, nil
+		})
+	}
 }
 
 // Bounds of a rotation's overlap, in seconds.

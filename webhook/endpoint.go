@@ -74,7 +74,8 @@ type Endpoint struct {
 	// Reason is why it is disabled.
 	Reason  string `json:"reason,omitempty"`
 	Created int64  `json:"created"`
-	Updated int64  `json:"updated"`
+	// Updated is when its owner last changed it.
+	Updated int64 `json:"updated"`
 	// Secrets are sealed for this endpoint alone.
 	Secrets keyring `json:"secrets"`
 	// Failing is set while no attempt succeeds.
@@ -150,3 +151,6 @@ func endpointKey(tenant, id string) string { return endpointKeys + tenant + "." 
 const endpointKeys = "endpoint."
 
 var endpointID = regexp.MustCompile(`^we_[0-9a-z]{26}$`)
+
+// ValidID says whether an ID has an endpoint's form. IDs are in the order of their making.
+func ValidID(id string) bool { return endpointID.MatchString(id) }

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,7 +115,7 @@ func (s *Endpoints) Get(ctx context.Context, tenant, id string) (Endpoint, error
 }
 
 func (s *Endpoints) get(ctx context.Context, tenant, id string) (e Endpoint, revision uint64, err error) {
-	if !endpointID.MatchString(id) {
+	if !ValidID(id) {
 		return e, 0, noEndpoint(id)
 	}
 	kv, err := bucket(ctx, s.cfg.JS)
@@ -183,19 +184,27 @@ func (s *Endpoints) scan(ctx context.Context, keys string) (out []Endpoint, err 
 	}
 }
 
-// Update changes what the wish names.
+// Update changes what the wish names. A wish for what is so already changes nothing, not the time of the change either.
 func (s *Endpoints) Update(ctx context.Context, tenant, id string, w Wish) (Endpoint, error) {
 	if err := s.check(w); err != nil {
 		return Endpoint{}, err
 	}
-	return s.change(ctx, tenant, id, func(e *Endpoint) bool { e.apply(w); return true })
+	return s.change(ctx, tenant, id, func(e *Endpoint) bool {
+		before := encode(e)
+		if e.apply(w); bytes.Equal(before, encode(e)) {
+			return false
+		}
+		e.Updated = s.cfg.Now().UnixMilli()
+		return true
+	})
 }
 
 // Rotate gives an endpoint a new secret and returns it. For overlap the one before signs too.
 func (s *Endpoints) Rotate(ctx context.Context, tenant, id string, overlap time.Duration) (e Endpoint, secret string, err error) {
 	secret = NewSecret()
 	e, err = s.change(ctx, tenant, id, func(e *Endpoint) bool {
-		e.Secrets = e.Secrets.rotated(s.cfg.Sealer.Seal(e.context(), secret), s.cfg.Now(), overlap)
+		now := s.cfg.Now()
+		e.Secrets, e.Updated = e.Secrets.rotated(s.cfg.Sealer.Seal(e.context(), secret), now, overlap), now.UnixMilli()
 		return true
 	})
 	if err == nil {
@@ -215,7 +224,7 @@ func (s *Endpoints) change(ctx context.Context, tenant, id string, do func(*Endp
 		if err != nil {
 			return e, err
 		}
-		e.V, e.Updated = V, s.cfg.Now().UnixMilli()
+		e.V = V
 		_, err = kv.Update(ctx, e.key(), encode(e), revision)
 		if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			continue

@@ -61,6 +61,28 @@ func (l Log) Attempts(ctx context.Context, tenant, endpoint string) ([]Attempt, 
 	return out, nil
 }
 
+// Await is a delivery's first attempt, once the log has it; it is looked for as often as every says, until ctx ends.
+func (l Log) Await(ctx context.Context, tenant, delivery string, every time.Duration) (Attempt, error) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		all, err := l.Deliveries(ctx, tenant, "")
+		if err != nil {
+			return Attempt{}, err
+		}
+		for _, s := range all {
+			if s.ID == delivery {
+				return s.Attempts[len(s.Attempts)-1], nil
+			}
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return Attempt{}, fmt.Errorf("webhook: await delivery %.80q: %w", delivery, context.Cause(ctx))
+		}
+	}
+}
+
 // Forget drops an endpoint's list.
 func (l Log) Forget(ctx context.Context, tenant, endpoint string) error {
 	return l.rdb.Del(ctx, attemptsKey(tenant, endpoint)).Err()
