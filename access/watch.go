@@ -3,13 +3,13 @@ package access
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"lorry/watch"
 )
 
 // view is the bucket in memory.
@@ -73,85 +73,19 @@ func (s *Store) apply(c change) {
 	}
 }
 
-const (
-	// retryWatch is how long Run waits after a watch that failed.
-	retryWatch = 250 * time.Millisecond
-	// rewatch bounds how long a watch that silently died could hide a revoked key.
-	rewatch = 5 * time.Minute
-	// loadTime bounds the reading of a bucket.
-	loadTime = 10 * time.Second
-)
-
-var errEnded = errors.New("access: the watch ended")
-
 // Run keeps the view until ctx ends. While the server is away the last view stands.
 func (s *Store) Run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		if err := s.watch(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn().Err(err).Msg("keys can't be watched; the last view stands")
-			select {
-			case <-time.After(retryWatch):
-			case <-ctx.Done():
-			}
-		}
-	}
-	return nil
+	see := func(e jetstream.KeyValueEntry) { s.apply(changed(e)) }
+	return watch.Bucket{JS: s.cfg.JS, Name: Bucket, Load: s.load, See: see, Log: s.cfg.Log}.Run(ctx)
 }
 
-// watch reads the bucket anew, swaps it in, and follows it for a while.
-func (s *Store) watch(ctx context.Context) error {
-	// No deadline but a timer: with a far deadline, the client would wait that long for an answer that was lost.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	timer := time.AfterFunc(loadTime, cancel)
-	defer timer.Stop()
-	nc := s.cfg.JS.Conn()
-	back := nc.StatusChanged(nats.CONNECTED)
-	defer nc.RemoveStatusListener(back)
-	kv, err := s.bucket(ctx)
-	if err != nil {
-		return err
-	}
-	w, err := kv.WatchAll(ctx)
-	if err != nil {
-		return fmt.Errorf("access: watch: %w", err)
-	}
-	defer func() { _ = w.Stop() }()
-	v, err := load(ctx, w)
-	if err != nil {
-		return err
+// load reads the bucket anew. The zero record stands for an unreadable one.
+func (s *Store) load(all []jetstream.KeyValueEntry) {
+	v := newView()
+	for _, e := range all {
+		_ = v.apply(changed(e))
 	}
 	s.swap(v)
-	timer.Reset(rewatch)
-	return s.follow(ctx, w, back)
-}
-
-// follow ends when the connection is back: a server that was restarted has forgotten the watch, and the client would
-// notice only 10 to 20 seconds later. A revoked key must not work that long.
-func (s *Store) follow(ctx context.Context, w jetstream.KeyWatcher, back <-chan nats.Status) error {
-	for {
-		select {
-		case <-back:
-			return nil
-		case e, ok := <-w.Updates():
-			if !ok {
-				return ended(ctx)
-			}
-			if e != nil {
-				s.apply(changed(e))
-			}
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// ended tells a watch that was to end from one that broke.
-func ended(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return errEnded
 }
 
 // swap replaces the view, keeping what this process itself wrote meanwhile.
@@ -188,33 +122,17 @@ func keep(from, to view, key string) {
 	}
 }
 
-// load reads a new watch up to its mark: all that the bucket held.
-func load(ctx context.Context, w jetstream.KeyWatcher) (view, error) {
-	v := newView()
-	for {
-		select {
-		case e, ok := <-w.Updates():
-			if !ok {
-				return v, errEnded
-			}
-			if e == nil {
-				return v, nil
-			}
-			_ = v.apply(changed(e)) // the zero record stands for an unreadable one
-		case <-ctx.Done():
-			return v, fmt.Errorf("access: read keys: %w", context.Cause(ctx))
-		}
-	}
-}
+// readTime bounds the reading of the bucket.
+const readTime = 10 * time.Second
 
 // read is the bucket as it is now.
 func read(ctx context.Context, kv jetstream.KeyValue) (view, error) {
-	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	w, err := kv.WatchAll(ctx)
+	v := newView()
+	err := watch.Each(ctx, kv, ">", func(e jetstream.KeyValueEntry) { _ = v.apply(changed(e)) })
 	if err != nil {
-		return view{}, fmt.Errorf("access: read keys: %w", err)
+		return v, fmt.Errorf("access: read keys: %w", err)
 	}
-	defer func() { _ = w.Stop() }()
-	return load(ctx, w)
+	return v, nil
 }

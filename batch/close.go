@@ -12,6 +12,7 @@ import (
 
 	"lorry/queue"
 	"lorry/result"
+	"lorry/watch"
 )
 
 // Announce tells of a terminal batch's end, once, and lets go of what it held. Each step is without effect the second
@@ -64,33 +65,20 @@ func (bs *Batches) Fresh(ctx context.Context, tenant, id string) (Batch, error) 
 }
 
 // Watch calls see with all batches that are there, then with each change, in order; of a batch that is forgotten only
-// tenant and ID are told, and that it is Purged. It ends with ctx, or with the connection's trouble.
-func (bs *Batches) Watch(ctx context.Context, see func(Batch)) error {
-	kv, err := bs.bucket(ctx)
-	if err != nil {
-		return err
-	}
-	w, err := kv.WatchAll(ctx)
-	if err != nil {
-		return fmt.Errorf("batch: watch: %w", err)
-	}
-	defer func() { _ = w.Stop() }()
-	for {
-		select {
-		case e, ok := <-w.Updates():
-			if !ok {
-				return fmt.Errorf("batch: the watch ended")
-			}
-			bs.seen(e, see)
-		case <-ctx.Done():
-			return context.Cause(ctx)
+// tenant and ID are told, and that it is Purged. From time to time, and when NATS was away, it calls see with all again. It ends with ctx.
+func (bs *Batches) Watch(ctx context.Context, see func(Batch)) {
+	each := func(e jetstream.KeyValueEntry) { bs.seen(e, see) }
+	load := func(all []jetstream.KeyValueEntry) {
+		for _, e := range all {
+			each(e)
 		}
 	}
+	_ = watch.Bucket{JS: bs.cfg.Queue.JS(), Name: Bucket, Load: load, See: each, Log: bs.cfg.Log}.Run(ctx) // nil always
 }
 
 func (bs *Batches) seen(e jetstream.KeyValueEntry, see func(Batch)) {
 	switch {
-	case e == nil, strings.HasPrefix(e.Key(), "_"): // all that was there has been seen; an intent
+	case strings.HasPrefix(e.Key(), "_"): // an intent
 	case e.Operation() != jetstream.KeyValuePut:
 		tenant, id, _ := strings.Cut(e.Key(), ".")
 		see(Batch{Tenant: tenant, ID: id, Status: Cancelled, Announced: true, Purged: true})

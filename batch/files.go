@@ -16,6 +16,7 @@ import (
 
 	"lorry/blob"
 	"lorry/queue"
+	"lorry/watch"
 )
 
 // FilesConfig says where files are. JS and Blobs are required.
@@ -253,25 +254,10 @@ func (q FileFilter) compare(a, b string) int {
 
 // scan calls f with each record of the keys.
 func scan(ctx context.Context, kv jetstream.KeyValue, keys string, f func(jetstream.KeyValueEntry)) error {
-	w, err := kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
-	if err != nil {
-		return fmt.Errorf("batch: list files: %w", err)
+	if err := watch.Each(ctx, kv, keys, f, jetstream.IgnoreDeletes()); err != nil {
+		return fmt.Errorf("batch: list: %w", err)
 	}
-	defer func() { _ = w.Stop() }()
-	for {
-		select {
-		case e, ok := <-w.Updates():
-			switch {
-			case !ok:
-				return errors.Join(errors.New("batch: list files: the watch ended"), context.Cause(ctx))
-			case e == nil:
-				return nil // all that was there
-			}
-			f(e)
-		case <-ctx.Done():
-			return fmt.Errorf("batch: list files: %w", context.Cause(ctx))
-		}
-	}
+	return nil
 }
 
 // mismatch says whether someone else wrote the key first.

@@ -41,7 +41,7 @@ func (s *Scheduler) keepBatches(ctx context.Context) error {
 	}
 	k := &keeper{Scheduler: s, leases: ls, places: make(chan struct{}, batchesAtOnce), busy: map[string]bool{}, after: map[string]time.Time{}}
 	defer k.wg.Wait()
-	k.wg.Go(func() { k.watch(ctx) })
+	k.wg.Go(func() { k.cfg.Batches.Watch(ctx, k.batches.see) })
 	news, stop := s.batches.listen()
 	defer stop()
 	tick := time.NewTicker(batchLook)
@@ -54,16 +54,6 @@ func (s *Scheduler) keepBatches(ctx context.Context) error {
 			return nil
 		}
 		k.look(ctx)
-	}
-}
-
-// watch keeps the view of batches.
-func (k *keeper) watch(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := k.cfg.Batches.Watch(ctx, k.batches.see); err != nil && ctx.Err() == nil {
-			k.cfg.Log.Warn().Err(err).Msg("batches are not watched for now")
-			pause(ctx, time.Second)
-		}
 	}
 }
 
