@@ -159,8 +159,18 @@ type Finish string
 const (
 	FinishStop      Finish = "stop"       // end of text or a stop string
 	FinishLength    Finish = "length"     // MaxTokens or the context's end
-	FinishToolCalls Finish = "tool_calls" // the answer is a call
+	FinishToolCalls Finish = "tool_calls" // the answer is a call that the model chose to make, or of which it chose the function
 )
+
+// CallFinish is why an answer ended that holds calls and came to its own end. As at OpenAI that is a mere stop where
+// tool_choice named the function, in streams too.
+func (r *Request) CallFinish() Finish {
+	var named struct{ Type string }
+	if json.Unmarshal(r.ToolChoice, &named) == nil && named.Type == "function" {
+		return FinishStop
+	}
+	return FinishToolCalls
+}
 
 // Logprob is one token and how likely it was (natural logarithm).
 type Logprob struct {

@@ -31,6 +31,7 @@ type tools struct {
 	form *form
 	// strict calls keep to their functions' parameters, wherever in the answer they stand.
 	strict bool
+	finish engine.Finish // of an answer with a call
 }
 
 // toolsOf reads tools and tool_choice; nil is none.
@@ -54,7 +55,7 @@ func toolsOf(r *engine.Request) (*tools, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tools{raw: r.Tools, names: map[string]bool{}}
+	t := &tools{raw: r.Tools, names: map[string]bool{}, finish: r.CallFinish()}
 	for _, f := range list {
 		t.names[f.Name] = true
 	}
@@ -312,7 +313,7 @@ func (r *callReader) read(body string, out *strings.Builder) {
 // finish is why an answer ended, seen with its calls.
 func (r *callReader) finish(f engine.Finish) engine.Finish {
 	if f == engine.FinishStop && len(r.calls) > 0 {
-		return engine.FinishToolCalls
+		return r.tools.finish
 	}
 	return f
 }

@@ -21,9 +21,12 @@ const weather = `[{"type":"function","function":{"name":"get_weather","descripti
 // TestForcedCalls asks a model whose template knows no tools.
 func TestForcedCalls(t *testing.T) {
 	e := open(t, config(t))
-	for name, c := range map[string]struct{ choice, call, arguments string }{
-		"required": {`"required"`, `^(get_weather|stop_all)$`, `^\{.*\}$`},
-		"named":    {`{"type":"function","function":{"name":"get_weather"}}`, `^get_weather$`, `^\{"city":"(Paris|Rome)","days":[1-9]\}$`},
+	for name, c := range map[string]struct {
+		choice, call, arguments string
+		finish                  engine.Finish
+	}{
+		"required": {`"required"`, `^(get_weather|stop_all)$`, `^\{.*\}$`, engine.FinishToolCalls},
+		"named":    {`{"type":"function","function":{"name":"get_weather"}}`, `^get_weather$`, `^\{"city":"(Paris|Rome)","days":[1-9]\}$`, engine.FinishStop},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := chat("How is the weather in Rome?", 200)
@@ -39,14 +42,14 @@ func TestForcedCalls(t *testing.T) {
 					continue // stop_all takes any object
 				}
 				calls := readCalls(t, choice)
-				if len(calls) != 1 || !regexp.MustCompile(c.call).MatchString(calls[0].Function.Name) ||
+				if choice.Finish != c.finish || len(calls) != 1 || !regexp.MustCompile(c.call).MatchString(calls[0].Function.Name) ||
 					!regexp.MustCompile(c.arguments).MatchString(calls[0].Function.Arguments) {
 					t.Errorf("answer %d: got %+v", i, choice)
 				}
 			}
 			for _, c := range chunks {
-				if c.Text != "" && got.Choices[c.Index].Finish == engine.FinishToolCalls {
-					t.Errorf("a call was shown as text: %q", c.Text)
+				if want := got.Choices[c.Index].Finish; c.Text != "" && want != engine.FinishLength || c.Finish != "" && c.Finish != want {
+					t.Errorf("a call was shown as text, or ended otherwise in the stream: %+v", c)
 				}
 			}
 		})
@@ -68,7 +71,7 @@ func readCalls(t *testing.T, c engine.Choice) (calls []wireCall) {
 			t.Errorf("got %+v", x)
 		}
 	}
-	if c.Text != "" || c.Finish != engine.FinishToolCalls {
+	if c.Text != "" {
 		t.Errorf("got %+v", c)
 	}
 	return calls

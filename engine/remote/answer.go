@@ -158,7 +158,7 @@ func (a *answer) gain(i int, thought, text string, logprobs []engine.Logprob) {
 	g.logprobs = append(g.logprobs, logprobs...)
 	c := engine.Chunk{Index: i, Text: text, Reasoning: thought, Logprobs: logprobs}
 	if g.ended && g.reason != "" && g.finish == "" {
-		g.finish = finishOf(g.reason)
+		g.finish = finishOf(g.reason, a.r)
 		c.Finish = g.finish
 	}
 	a.tell(c)
@@ -196,20 +196,21 @@ func (a *answer) finish() {
 func (a *answer) guess(g *gathered) engine.Finish {
 	switch n := a.r.Sampling.MaxTokens; {
 	case len(g.calls) > 0:
-		return engine.FinishToolCalls
+		return a.r.CallFinish()
 	case n > 0 && a.counts().CompletionTokens >= n*len(a.choices):
 		return engine.FinishLength
 	}
 	return engine.FinishStop
 }
 
-// finishOf translates: TGI says eos_token and stop_sequence, SGLang may say its matched stop, OpenAI content_filter.
-func finishOf(reason string) engine.Finish {
+// finishOf translates: TGI says eos_token and stop_sequence, SGLang may say its matched stop, OpenAI content_filter. Not
+// all say of a call to a named function what OpenAI says.
+func finishOf(reason string, r *engine.Request) engine.Finish {
 	switch reason {
 	case "length", "max_tokens":
 		return engine.FinishLength
 	case "tool_calls", "function_call":
-		return engine.FinishToolCalls
+		return r.CallFinish()
 	}
 	return engine.FinishStop
 }

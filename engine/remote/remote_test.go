@@ -320,6 +320,25 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// TestNamedCalls: whatever a server says of a call to a named function, it ended as OpenAI says.
+func TestNamedCalls(t *testing.T) {
+	for reason, want := range map[string]map[string]engine.Finish{
+		`"tool_calls"`: {`"required"`: "tool_calls", `{"type":"function","function":{"name":"f"}}`: "stop"},
+		`null`:         {`"auto"`: "tool_calls", `{"type":"function","function":{"name":"f"}}`: "stop"},
+	} {
+		for choice, finish := range want {
+			f := newFake(t, "someone", status(200, `{"choices":[{"index":0,"message":{"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]},"finish_reason":`+reason+`}]}`))
+			e := open(t, remote.Config{URL: f.URL})
+			r := chat(model(t, e), engine.Sampling{})
+			r.Tools, r.ToolChoice = json.RawMessage(`[{"type":"function","function":{"name":"f"}}]`), json.RawMessage(choice)
+			c, err := e.Run(t.Context(), r, nil)
+			if err != nil || c.Choices[0].Finish != finish || c.Choices[0].ToolCalls == nil {
+				t.Errorf("%s after %s: %+v, %v", choice, reason, c, err)
+			}
+		}
+	}
+}
+
 // TestRetry: what was busy twice answers the third time; a wait that the server names is waited for.
 func TestRetry(t *testing.T) {
 	busy := status(429, "", "Retry-After-Ms", "120")
