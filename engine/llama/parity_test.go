@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/ardanlabs/jinja"
+	"github.com/hybridgroup/yzma/pkg/llama"
 
 	"lorry/engine"
 )
@@ -136,4 +137,106 @@ func TestPythonJSON(t *testing.T) {
 			t.Errorf("got %s, want %s", got.AsString(), want)
 		}
 	}
+}
+
+// TestAnswersAreThoseOfLlamaCpp: at temperature 0 our engine draws, token for token, what llama.cpp's own sampler draws in
+// llama.cpp's own loop (examples/simple), with the base and with each of three adapters. Weights are F16. The calls are
+// the same on both sides: the prompt in one, then a token each, from the first cell on, with one thread.
+func TestAnswersAreThoseOfLlamaCpp(t *testing.T) {
+	const tokens = 32
+	c, digests := adapted(t, 1, 2, 3)
+	c.File = quantized(t, c.File, "f16")
+	c.NoShare, c.StepTarget = true, -1
+	e, own := open(t, c), openSimple(t, c)
+	texts := map[string]string{}
+	for _, digest := range append([]string{""}, digests...) {
+		own.use(t, digest)
+		for _, prompt := range prompts[:2] {
+			r := ask(prompt, tokens)
+			r.Model.Adapter, r.Sampling.Logprobs = digest, true
+			got := answer(t, e, r).Choices[0]
+			want := own.generate(t, prompt, tokens)
+			for i, w := range want {
+				if i >= len(got.Logprobs) || string(got.Logprobs[i].Bytes) != string(w) {
+					t.Errorf("adapter %.8q, %q, token %d of %d: llama.cpp says %q, we %q", digest, prompt, i, len(want), want, got.Text)
+					break
+				}
+			}
+			if len(got.Logprobs) > len(want) {
+				t.Errorf("adapter %.8q, %q: llama.cpp ends after %d tokens, we after %d", digest, prompt, len(want), len(got.Logprobs))
+			}
+			texts[got.Text] = prompt
+		}
+	}
+	if len(texts) < 2*len(digests) {
+		t.Errorf("there are %d texts in all: adapters change too little for this to show anything", len(texts))
+	}
+}
+
+// simple is llama.cpp's examples/simple: a model and a context of its own, nothing of ours between.
+type simple struct {
+	dir   string
+	model llama.Model
+	ctx   llama.Context
+	vocab llama.Vocab
+}
+
+func openSimple(t *testing.T, c Config) *simple {
+	t.Helper()
+	load := llama.ModelDefaultParams()
+	load.NGpuLayers = 0
+	m, err := llama.ModelLoadFromFile(c.File, load)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { llama.ModelFree(m) })
+	p := llama.ContextDefaultParams()
+	p.NCtx, p.NBatch, p.NThreads, p.NThreadsBatch = 256, 63, 1, 1
+	p.FlashAttentionType = llama.FlashAttentionTypeEnabled
+	ctx, err := llama.InitFromModel(m, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { llama.Free(ctx) })
+	return &simple{dir: c.Adapters, model: m, ctx: ctx, vocab: llama.ModelGetVocab(m)}
+}
+
+// use has the context compute with an adapter from now on; the base comes first, and needs none.
+func (s *simple) use(t *testing.T, digest string) {
+	t.Helper()
+	if digest == "" {
+		return
+	}
+	a, err := llama.AdapterLoraInit(s.model, filepath.Join(s.dir, digest))
+	if err != nil || a == 0 || llama.SetAdaptersLora(s.ctx, []llama.AdapterLora{a}, []float32{1}) != 0 {
+		t.Fatalf("llama.cpp does not take the adapter %s: %v", digest, err)
+	}
+}
+
+// generate is the pieces of up to n tokens, as llama.cpp's greedy sampler draws them.
+func (s *simple) generate(t *testing.T, prompt string, n int) (pieces [][]byte) {
+	t.Helper()
+	mem, err := llama.GetMemory(s.ctx)
+	if err == nil {
+		err = llama.MemoryClear(mem, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	sampler := llama.SamplerChainInit(llama.SamplerChainDefaultParams())
+	defer llama.SamplerFree(sampler)
+	llama.SamplerChainAdd(sampler, llama.SamplerInitGreedy())
+	batch := llama.Tokenize(s.vocab, prompt, true, true)
+	for len(pieces) < n {
+		if code, err := llama.Decode(s.ctx, llama.BatchGetOne(batch)); err != nil || code != 0 {
+			t.Fatal(code, err)
+		}
+		id := llama.SamplerSample(sampler, s.ctx, -1)
+		if llama.VocabIsEOG(s.vocab, id) {
+			break
+		}
+		piece, _ := readPiece(s.vocab, id, make([]byte, 256))
+		pieces, batch = append(pieces, piece), []llama.Token{id}
+	}
+	return pieces
 }

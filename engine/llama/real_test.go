@@ -301,6 +301,7 @@ func TestRefusals(t *testing.T) {
 		"tools":           {func(r *engine.Request) { r.Tools = []byte(`[{"type":"function"}]`) }, "tools", engine.CodeUnsupported},
 		"forced tool":     {func(r *engine.Request) { r.ToolChoice = []byte(`"required"`) }, "tool_choice", engine.CodeInvalidValue},
 		"named tool":      {func(r *engine.Request) { r.ToolChoice = []byte(`{"type":"function"}`) }, "tool_choice", engine.CodeUnsupported},
+		"a gap":           {func(r *engine.Request) { r.Suffix = "." }, "suffix", engine.CodeUnsupported},
 		"hot":             {func(r *engine.Request) { r.Sampling.Temperature = 2.1 }, "temperature", engine.CodeInvalidValue},
 		"negative length": {func(r *engine.Request) { r.Sampling.MaxTokens = -1 }, "max_tokens", engine.CodeInvalidValue},
 		"five stops":      {func(r *engine.Request) { r.Sampling.Stop = strings.Fields("a b c d e") }, "stop", engine.CodeInvalidValue},
