@@ -16,6 +16,7 @@ type object struct {
 	at     string // what stands before a name in errors, as "lorry."
 	names  []string
 	fields map[string]json.RawMessage
+	known  []string // names that were asked for, to tell them to who sent another
 	err    *apiError
 }
 
@@ -130,7 +131,8 @@ func (o *object) done0() error {
 func (o *object) done() error {
 	for _, n := range o.names {
 		if _, left := o.fields[n]; left {
-			o.fail(refuse(codeUnknown, o.at+n, "Unrecognized request argument supplied: %s%s", o.at, n))
+			slices.Sort(o.known)
+			o.fail(refuse(codeUnknown, o.at+n, "Unrecognized request argument supplied: %s%s. Known are: %s", o.at, n, strings.Join(slices.Compact(o.known), ", ")))
 		}
 	}
 	return o.done0()
@@ -140,6 +142,7 @@ func (o *object) done() error {
 func (o *object) take(name string) (json.RawMessage, bool) {
 	v, ok := o.fields[name]
 	delete(o.fields, name)
+	o.known = append(o.known, name)
 	return v, ok && kind(v) != "null"
 }
 
@@ -162,6 +165,7 @@ func (o *object) accept(names ...string) {
 	for _, n := range names {
 		delete(o.fields, n)
 	}
+	o.known = append(o.known, names...)
 }
 
 // unsupported refuses fields that the API knows and Lorry doesn't do, unless they are null or hold what is the case

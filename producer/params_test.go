@@ -1,138 +1,92 @@
 package producer
 
 import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
 	"reflect"
+	"strings"
 	"testing"
 
 	"lorry/engine"
 )
 
-// fate is what becomes of a parameter.
-type fate int
-
-const (
-	// matters: the request that engines get, or how the answer travels, is another one.
-	matters fate = iota
-	// refusedByName: 400, and the parameter's name.
-	refusedByName
-	// without: documented as without effect on the answer.
-	without
-)
-
-// Every parameter of openai-python 3.54.0 (types/chat/completion_create_params.py, types/completion_create_params.py,
-// types/embedding_create_params.py), and our own: none is ignored.
-var everyParameter = map[string]struct {
-	read   reader
-	base   string // what stands before it
-	fields map[string]struct {
-		value string
-		fate  fate
-	}
-}{
-	"chat": {readChat, `"model":"m",` + hello, map[string]struct {
-		value string
-		fate  fate
-	}{
-		"audio":                  {`{"voice":"a","format":"mp3"}`, refusedByName},
-		"frequency_penalty":      {`1`, matters},
-		"function_call":          {`"auto"`, refusedByName},
-		"functions":              {`[{"name":"f"}]`, refusedByName},
-		"logit_bias":             {`{"5":-100}`, matters},
-		"logprobs":               {`true`, matters},
-		"max_completion_tokens":  {`7`, matters},
-		"max_tokens":             {`7`, matters},
-		"metadata":               {`{"a":"b"}`, matters}, // kept with the job
-		"modalities":             {`["audio"]`, refusedByName},
-		"moderation":             {`{"model":"x"}`, refusedByName},
-		"n":                      {`2`, matters},
-		"parallel_tool_calls":    {`false,"tools":[{"type":"function","function":{"name":"f"}}]`, matters},
-		"prediction":             {`{"type":"content","content":"x"}`, refusedByName},
-		"presence_penalty":       {`1`, matters},
-		"prompt_cache_key":       {`"x"`, without},
-		"prompt_cache_options":   {`{"mode":"implicit"}`, without},
-		"prompt_cache_retention": {`"24h"`, without},
-		"reasoning_effort":       {`"low"`, matters},
-		"response_format":        {`{"type":"json_object"}`, matters},
-		"safety_identifier":      {`"x"`, without},
-		"seed":                   {`9`, matters},
-		"service_tier":           {`"flex"`, matters},
-		"stop":                   {`"x"`, matters},
-		"store":                  {`true`, without},
-		"stream":                 {`true`, matters},
-		"stream_options":         {`{"include_usage":true},"stream":true`, matters},
-		"temperature":            {`0.5`, matters},
-		"tool_choice":            {`"required"`, matters},
-		"tools":                  {`[{"type":"function","function":{"name":"f"}}]`, matters},
-		"top_logprobs":           {`3,"logprobs":true`, matters},
-		"top_p":                  {`0.5`, matters},
-		"user":                   {`"x"`, without},
-		"verbosity":              {`"low"`, refusedByName},
-		"web_search_options":     {`{}`, refusedByName},
-		// Not OpenAI's.
-		"grammar":            {`"root ::= [a]"`, matters},
-		"ignore_eos":         {`true`, matters},
-		"lorry":              {`{"lane":"batch"}`, matters},
-		"min_p":              {`0.5`, matters},
-		"min_tokens":         {`5`, matters},
-		"repeat_penalty":     {`1.5`, matters},
-		"repetition_penalty": {`1.5`, matters},
-		"top_k":              {`5`, matters},
-		"anything_else":      {`1`, refusedByName},
-	}},
-	"text": {readCompletions, `"model":"m","prompt":"a"`, map[string]struct {
-		value string
-		fate  fate
-	}{
-		"best_of":           {`2`, matters},
-		"echo":              {`true`, matters},
-		"frequency_penalty": {`1`, matters},
-		"logit_bias":        {`{"5":-100}`, matters},
-		"logprobs":          {`0`, matters},
-		"max_tokens":        {`7`, matters},
-		"n":                 {`2`, matters},
-		"presence_penalty":  {`1`, matters},
-		"seed":              {`9`, matters},
-		"stop":              {`["x"]`, matters},
-		"stream":            {`true`, matters},
-		"stream_options":    {`{"include_usage":true},"stream":true`, matters},
-		"suffix":            {`"x"`, matters},
-		"temperature":       {`0.5`, matters},
-		"top_p":             {`0.5`, matters},
-		"user":              {`"x"`, without},
-		"messages":          {`[]`, refusedByName},
-		"reasoning_effort":  {`"low"`, refusedByName},
-		"response_format":   {`{"type":"json_object"}`, refusedByName},
-		"tools":             {`[]`, refusedByName},
-	}},
-	"embeddings": {readEmbeddings, `"model":"m","input":"a"`, map[string]struct {
-		value string
-		fate  fate
-	}{
-		"dimensions":      {`5`, matters},
-		"encoding_format": {`"base64"`, matters},
-		"user":            {`"x"`, without},
-		"temperature":     {`1`, refusedByName},
-	}},
+// parameter is one that a client may send: a value that is not the default, what has to stand beside it, and what becomes
+// of it.
+type parameter struct {
+	Value json.RawMessage
+	With  map[string]json.RawMessage
+	Fate  string
 }
 
+// Fates of parameters.
+const (
+	matters       = "matters" // the request that engines get, or how the answer travels, is another one
+	refusedByName = "refused" // 400, and the parameter's name
+	without       = "without" // documented as without effect on the answer
+)
+
+// parameters are all of openai-python 3.54.0 (types/chat/completion_create_params.py, types/completion_create_params.py,
+// types/embedding_create_params.py), and our own, by API. e2e sends those that matter to a real model.
+func parameters(t *testing.T) (all map[string]struct {
+	Base   map[string]json.RawMessage
+	Fields map[string]parameter
+}) {
+	t.Helper()
+	b, err := os.ReadFile("testdata/parameters.json")
+	ok(t, err)
+	ok(t, json.Unmarshal(b, &all))
+	return all
+}
+
+func fieldsOf(fields ...map[string]json.RawMessage) string {
+	all := map[string]json.RawMessage{}
+	for _, f := range fields {
+		maps.Copy(all, f)
+	}
+	return string(must(json.Marshal(all)))
+}
+
+// TestEveryParameter: none is ignored.
 func TestEveryParameter(t *testing.T) {
-	for api, a := range everyParameter {
-		plain, err := parse(a.read, "{"+a.base+"}")
+	readers := map[string]reader{"chat": readChat, "text": readCompletions, "embeddings": readEmbeddings}
+	for api, a := range parameters(t) {
+		plain, err := parse(readers[api], fieldsOf(a.Base))
 		if err != nil {
 			t.Fatal(api, err)
 		}
-		for name, f := range a.fields {
-			got, err := parse(a.read, "{"+a.base+`,"`+name+`":`+f.value+"}")
+		for name, f := range a.Fields {
+			got, err := parse(readers[api], fieldsOf(a.Base, f.With, map[string]json.RawMessage{name: f.Value}))
 			e, _ := err.(*apiError)
 			switch {
-			case f.fate == refusedByName:
+			case f.Fate == refusedByName:
 				if e == nil || e.Status != 400 || e.Param != name {
-					t.Errorf("%s: %s is not refused by its name: %v", api, name, err)
+					t.Errorf("%s: %s is not refusedByName by its name: %v", api, name, err)
 				}
 			case err != nil:
-				t.Errorf("%s: %s is refused: %v", api, name, err)
-			case reflect.DeepEqual(plain, got) != (f.fate == without):
+				t.Errorf("%s: %s is refusedByName: %v", api, name, err)
+			case f.Fate != matters && f.Fate != without, reflect.DeepEqual(plain, got) != (f.Fate == without):
 				t.Errorf("%s: %s makes %+v of %+v", api, name, got, plain)
+			}
+		}
+	}
+}
+
+// TestParametersAreListed: what an API reads has a row in the table, so that it is tested.
+func TestParametersAreListed(t *testing.T) {
+	readers := map[string]reader{"chat": readChat, "text": readCompletions, "embeddings": readEmbeddings}
+	for api, a := range parameters(t) {
+		_, err := parse(readers[api], fieldsOf(a.Base, map[string]json.RawMessage{"anything_else": []byte("1")}))
+		_, known, _ := strings.Cut(fmt.Sprint(err), "Known are: ")
+		names := strings.Split(known, ", ")
+		if len(names) < 5 {
+			t.Fatalf("%s: an unknown parameter is refusedByName with: %v", api, err)
+		}
+		for _, name := range names {
+			_, base := a.Base[name]
+			if _, row := a.Fields[name]; !row && !base {
+				t.Errorf("%s: %s is read, and has no row in testdata/parameters.json", api, name)
 			}
 		}
 	}
