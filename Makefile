@@ -13,7 +13,7 @@ RACE    := $(if $(filter 1,$(CGO_ENABLED)),-race)
 # Tests that load llama.cpp or start the whole program run without the race detector: it can't see into the
 # libraries, and slows sampling tenfold.
 WHOLE   := . ./engine/llama ./cmd/lorry-engine
-# Rounds of bench-engine. Two take 12 minutes on two cores.
+# Rounds of bench-engine. On two cores three take about 20 minutes for each of the WEIGHTS, after half an hour of builds.
 ROUNDS  ?= 3
 MODULES  = . $(patsubst %/go.mod,%,$(wildcard e2e/go.mod bench/go.mod deploy/test/go.mod))
 
@@ -62,8 +62,9 @@ bench: build ## the measurements of the README
 bench-peers: build ## jobs a second beside Celery and LitServe, which it fetches
 	@rivals=$$(scripts/rivals) && cd bench && LORRY_RIVALS=$$rivals go test -run '^$$' -bench Rivals -benchtime 1x -timeout 30m -v .
 
-bench-engine: build ## the engine against llama-server, which this builds first (ROUNDS=3; 20 min, then 16 min alone)
-	@cd bench && go run ./peers -rounds $(ROUNDS)
+bench-engine: build ## the engine against llama-server and Kronk, which it builds first (ROUNDS=3, ROW=unique, WEIGHTS=q4_0)
+	@cd bench && go run ./peers -rounds $(ROUNDS) $(if $(ROW),-row $(ROW)) $(if $(WEIGHTS),-weights $(WEIGHTS))
+	@$(if $(ROW),,go test ./engine/llama -run '^$$' -bench 'SameAnswers|Adapters' -benchtime 1x)
 
 clean: ## remove what was built
 	rm -rf lorry lorry-engine .lorry e2e/screenshots

@@ -2,17 +2,30 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"lorry/engine/enginetest"
 )
 
-// makeAdapters writes n adapters of random weights, each under its digest, and returns these. They fit the demo's model.
-func (o *options) makeAdapters(n int) (digests []string) {
-	for i := range n {
-		digests = append(digests, enginetest.LoRA{Seed: uint64(i + 1)}.Write(outside{}, o.adapterDir))
+// mostAdapters is how many a workload has at most.
+const mostAdapters = 8
+
+// makeAdapters writes adapters of random weights, each under its digest. They fit the demo's model.
+func (o *options) makeAdapters() {
+	for i := range mostAdapters {
+		o.adapters = append(o.adapters, enginetest.LoRA{Seed: uint64(i + 1)}.Write(outside{}, o.dir))
 	}
-	return digests
+}
+
+// adapterFiles are the first n, by commas.
+func (o *options) adapterFiles(n int) string {
+	files := make([]string, n)
+	for i, digest := range o.adapters[:n] {
+		files[i] = filepath.Join(o.dir, digest)
+	}
+	return strings.Join(files, ",")
 }
 
 // outside stands for a test where there is none.

@@ -5,153 +5,157 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
+	"path/filepath"
 	"sync"
 	"time"
 )
 
-// sides are those under comparison for one file of weights, each started once: settings of llama-server and the number
-// of adapters make them differ.
-type sides struct {
-	o      *options
-	file   string
-	theirs map[string]*theirs
-	ours   map[int]*ours
+// contest is what the rows of one file of weights share.
+type contest struct {
+	o       *options
+	file    string
+	endless string // the same weights, for Kronk
+	words   *vocabulary
 }
 
-func (s *sides) close() {
-	for _, x := range s.theirs {
-		x.close()
+// newContest asks llama-server about the model, and prepares Kronk's copy of it.
+func newContest(ctx context.Context, o *options, format, file string) (*contest, error) {
+	c := &contest{o: o, file: file, endless: filepath.Join(o.dir, format+"-endless.gguf")}
+	s, err := startTheirs(ctx, o, file, 0, "")
+	if err != nil {
+		return nil, err
 	}
-	for _, x := range s.ours {
-		x.close()
-	}
-}
-
-func (s *sides) peer(ctx context.Context, more string) (*theirs, error) {
-	key := fmt.Sprint(len(s.o.adapters), more)
-	if x := s.theirs[key]; x != nil {
-		return x, nil
-	}
-	x, err := startTheirs(ctx, s.o, s.file, more)
-	if x != nil {
-		s.theirs[key] = x
-	}
-	return x, err
-}
-
-func (s *sides) own(ctx context.Context) (*ours, error) {
-	if x := s.ours[len(s.o.adapters)]; x != nil {
-		return x, nil
-	}
-	x, err := startOurs(ctx, s.o, s.file)
-	if err == nil {
-		s.ours[len(s.o.adapters)] = x
-	}
-	return x, err
-}
-
-// compare measures everything on one file of weights.
-func compare(ctx context.Context, o *options, format, file string) (f formatReport, err error) {
-	f.Format = format
-	s := &sides{o: o, file: file, theirs: map[string]*theirs{}, ours: map[int]*ours{}}
 	defer s.close()
-	first, err := s.peer(ctx, "")
-	if err != nil {
-		return f, err
+	if c.words, err = learn(ctx, s, o.root); err != nil || o.noKronk != "" {
+		return c, err
 	}
-	vocab, err := first.vocab()
-	if err != nil {
-		return f, err
-	}
-	for _, w := range workloads(vocab) {
-		if !o.wants(w.name) {
-			continue
-		}
-		row, err := s.workload(ctx, w)
-		if err != nil {
-			return f, fmt.Errorf("%s: %w", w.name, err)
-		}
-		f.Workloads = append(f.Workloads, row)
-	}
-	o.adapters = nil
-	for name, measure := range map[string]func(context.Context, *sides, int) (extra, error){pauseName: pause, ceilingName: ceiling, pipeName: pipe} {
-		if !o.wants(name) {
-			continue
-		}
-		x, err := measure(ctx, s, vocab)
-		if err != nil {
-			return f, fmt.Errorf("%s: %w", name, err)
-		}
-		f.Extras = append(f.Extras, x)
-	}
-	slices.SortFunc(f.Extras, func(a, b extra) int { return strings.Compare(a.Name, b.Name) })
-	return f, nil
+	return c, neverEnding(file, c.endless, c.words.ends)
 }
 
-func (o *options) wants(name string) bool { return strings.Contains(name, o.only) }
+// measure fills in the rows that are wanted, in the table's order.
+func (c *contest) measure(ctx context.Context, f *formatReport) error {
+	for _, w := range workloads(c.words) {
+		if !c.o.wants(w.key) {
+			continue
+		}
+		r, err := c.workload(ctx, w)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.key, err)
+		}
+		f.Workloads = put(f.Workloads, r)
+	}
+	for _, k := range checks {
+		if !c.o.wants(k.key) {
+			continue
+		}
+		x := extra{Key: k.key, Name: k.name, Goal: k.goal, AtMost: k.atMost}
+		if err := k.measure(ctx, c, &x); err != nil {
+			return fmt.Errorf("%s: %w", k.key, err)
+		}
+		f.Extras = put(f.Extras, x)
+	}
+	return nil
+}
 
-// workload lets both sides take turns at one.
-func (s *sides) workload(ctx context.Context, w workload) (row row, err error) {
-	row.Name, row.Goal = w.name, w.goal
-	if w.adapters > 0 && s.o.foreign {
-		row.Skipped = "its adapters fit the demo's model alone"
-		return row, nil
+// rival is a side of a row, with what is to be reported of it.
+type rival struct {
+	side
+	out *outcome
+}
+
+// workload lets the sides take turns at one: new prompts in each round, and another side is first.
+func (c *contest) workload(ctx context.Context, w workload) (row, error) {
+	r := row{Key: w.key, Name: w.name, Goal: w.goal}
+	if w.adapters > 0 && c.o.foreign {
+		r.Skipped = "the adapters fit the demo's model alone"
+		return r, nil
 	}
-	s.o.adapters = s.o.makeAdapters(w.adapters)
-	own, err := s.own(ctx)
+	sides, err := c.sides(ctx, w, &r)
+	for _, x := range sides {
+		defer x.close()
+	}
 	if err != nil {
-		return row, err
+		return r, err
 	}
-	peer, err := s.best(ctx, w, &row)
-	if err != nil {
-		return row, err
-	}
-	row.Ours, row.Theirs = own.command(), peer.command()
-	if _, err := s.round(ctx, own, w.requests(100, s.o.slots)); err != nil { // warm up, as best has done for the peer
-		return row, err
-	}
-	for i := range s.o.rounds {
-		// new prompts each time, and who is first alternates
+	for i := range c.o.rounds {
 		requests := w.requests(i, w.n)
-		order := []side{peer, own}
-		if i%2 == 1 {
-			slices.Reverse(order)
-		}
-		rates := map[side]turn{}
-		for _, x := range order {
-			if rates[x], err = s.round(ctx, x, requests); err != nil {
-				return row, err
+		turns := make([]turn, len(sides))
+		for k := range sides {
+			x := (i + k) % len(sides)
+			if turns[x], err = round(ctx, sides[x], requests); err != nil {
+				return r, err
 			}
+			progress("%s, round %d: %s %.1f tokens/s", w.key, i+1, sides[x].name(), turns[x].rate)
 		}
-		row.add(rates[own], rates[peer])
-		progress("%s: round %d: ours %.1f, llama-server %.1f tokens/s", w.name, i+1, rates[own].rate, rates[peer].rate)
+		for k, x := range sides {
+			x.out.add(turns[0], turns[k])
+		}
+		r.Answers += len(requests)
 	}
-	return row, nil
+	return r, nil
 }
 
-// best tries llama-server's settings on the workload and keeps the fastest.
-func (s *sides) best(ctx context.Context, w workload, row *row) (*theirs, error) {
-	var best *theirs
-	fastest := 0.0
-	for i, more := range append([]string{""}, w.settings...) {
-		x, err := s.peer(ctx, more)
+// sides are started, ours first: each with the best of its settings.
+func (c *contest) sides(ctx context.Context, w workload, r *row) (sides []rival, err error) {
+	add := func(out *outcome, settings []string, start func(more string) (side, error)) {
 		if err != nil {
-			return nil, err
+			return
 		}
-		t, err := s.round(ctx, x, w.requests(200+i, max(s.o.slots, w.n/2)))
-		if err != nil {
-			return nil, err
-		}
-		row.Tried = append(row.Tried, trial{x.command(), t.rate})
-		progress("%s: llama-server %s: %.1f tokens/s", w.name, more, t.rate)
-		if t.rate > fastest {
-			best, fastest = x, t.rate
+		best, e := c.best(ctx, w, out, settings, start)
+		if err = e; err == nil {
+			sides = append(sides, rival{best, out})
 		}
 	}
+	add(&r.Ours, []string{""}, func(string) (side, error) { return startOurs(ctx, c.o, c.file, w.adapters) })
+	add(&r.Server, w.server, func(more string) (side, error) { return startTheirs(ctx, c.o, c.file, w.adapters, more) })
+	if r.Kronk.Missing = c.o.noKronk; r.Kronk.Missing != "" || err != nil {
+		return sides, err
+	}
+	add(&r.Kronk, w.kronk, func(more string) (side, error) {
+		return startKronk(ctx, c.o, c.endless, c.words.grammar, w.adapters, more)
+	})
+	if err != nil && ctx.Err() == nil { // the other two are compared all the same
+		progress("%s: no Kronk: %v", w.key, err)
+		r.Kronk, err = outcome{Missing: err.Error()}, nil
+	}
+	return sides, err
+}
+
+// best tries settings on the workload, keeps the fastest side and closes the others. It is warm then.
+func (c *contest) best(ctx context.Context, w workload, out *outcome, settings []string, start func(more string) (side, error)) (best side, err error) {
+	defer func() {
+		if err != nil && best != nil {
+			best.close()
+		}
+	}()
+	fastest := -1.0
+	for i, more := range settings {
+		x, err := start(more)
+		if err != nil {
+			return best, err
+		}
+		t, err := round(ctx, x, w.requests(trialRounds+i, c.o.slots))
+		if err != nil {
+			x.close()
+			return best, err
+		}
+		out.Tried = append(out.Tried, trial{x.command(), t.rate})
+		progress("%s, trial: %s %s: %.1f tokens/s", w.key, x.name(), more, t.rate)
+		if t.rate < fastest {
+			x.close()
+			continue
+		}
+		if best != nil {
+			best.close()
+		}
+		best, fastest = x, t.rate
+	}
+	out.Command = best.command()
 	return best, nil
 }
+
+// trialRounds are the numbers of rounds before those that count.
+const trialRounds = 1000
 
 // turn is one side's go at a round.
 type turn struct {
@@ -160,7 +164,7 @@ type turn struct {
 }
 
 // round gives a side all requests at once.
-func (s *sides) round(ctx context.Context, x side, requests []request) (t turn, err error) {
+func round(ctx context.Context, x side, requests []request) (t turn, err error) {
 	var wg sync.WaitGroup
 	answers, errs := make([]answer, len(requests)), make([]error, len(requests))
 	begun := time.Now()
@@ -174,7 +178,7 @@ func (s *sides) round(ctx context.Context, x side, requests []request) (t turn, 
 		made += a.tokens
 		t.answers = append(t.answers, a.text)
 		if errs[i] == nil && requests[i].schema == nil && a.tokens != requests[i].tokens {
-			errs[i] = fmt.Errorf("%d tokens were made, not %d", a.tokens, requests[i].tokens)
+			errs[i] = fmt.Errorf("%s made %d tokens, not %d", x.name(), a.tokens, requests[i].tokens)
 		}
 	}
 	t.rate = float64(made) / took

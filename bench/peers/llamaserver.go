@@ -29,26 +29,22 @@ type theirs struct {
 	ended    chan struct{}
 }
 
-// startTheirs starts one with more settings than the common ones.
-func startTheirs(ctx context.Context, o *options, file, more string) (*theirs, error) {
+// startTheirs starts one that serves so many of the adapters, with more settings than the common ones.
+func startTheirs(ctx context.Context, o *options, file string, adapters int, more string) (*theirs, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
 	args := []string{"-m", file, "-np", strconv.Itoa(o.slots), "-c", strconv.Itoa(o.context), "-t", strconv.Itoa(o.threads), "-fa", "on", "-fit", "off"}
 	args = append(args, strings.Fields(more)...)
-	if n := len(o.adapters); n > 0 {
-		files := make([]string, n)
-		for i, d := range o.adapters {
-			files[i] = filepath.Join(o.adapterDir, d)
-		}
-		args = append(args, "--lora", strings.Join(files, ","), "--lora-init-without-apply")
+	if adapters > 0 {
+		args = append(args, "--lora", o.adapterFiles(adapters), "--lora-init-without-apply")
 	}
 	log, err := os.CreateTemp("", "llama-server-*.log")
 	if err != nil {
 		return nil, err
 	}
-	s := &theirs{url: fmt.Sprintf("http://127.0.0.1:%d", port), shown: shell("llama-server", args), adapters: len(o.adapters), log: log, ended: make(chan struct{}),
+	s := &theirs{url: fmt.Sprintf("http://127.0.0.1:%d", port), shown: shell("llama-server", args), adapters: adapters, log: log, ended: make(chan struct{}),
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}}
 	s.cmd = exec.CommandContext(ctx, filepath.Join(o.peers, "llama-server"), append(args, "--host", "127.0.0.1", "--port", strconv.Itoa(port))...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
@@ -56,7 +52,18 @@ func startTheirs(ctx context.Context, o *options, file, more string) (*theirs, e
 		return nil, err
 	}
 	go func() { _ = s.cmd.Wait(); close(s.ended) }()
-	return s, s.ready(ctx)
+	if err := s.ready(ctx); err != nil {
+		said := s.lastWords()
+		s.close()
+		return nil, fmt.Errorf("%w: %s", err, said)
+	}
+	return s, nil
+}
+
+// lastWords are the end of its log.
+func (s *theirs) lastWords() string {
+	b, _ := os.ReadFile(s.log.Name()) // to help, if it can be read
+	return string(b[max(0, len(b)-1000):])
 }
 
 func freePort() (int, error) {
@@ -81,14 +88,15 @@ func (s *theirs) ready(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("llama-server is not ready: %w; its log is %s", ctx.Err(), s.log.Name())
+			return fmt.Errorf("llama-server is not ready: %w", ctx.Err())
 		case <-s.ended:
-			return fmt.Errorf("llama-server ended; its log is %s", s.log.Name())
+			return errors.New("llama-server ended")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
+func (s *theirs) name() string    { return "llama-server" }
 func (s *theirs) command() string { return s.shown }
 
 func (s *theirs) close() {
@@ -96,26 +104,6 @@ func (s *theirs) close() {
 	<-s.ended
 	_ = s.log.Close()
 	_ = os.Remove(s.log.Name())
-}
-
-// vocab is the model's number of tokens.
-func (s *theirs) vocab() (int, error) {
-	resp, err := s.http.Get(s.url + "/v1/models")
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	var list struct {
-		Data []struct {
-			Meta struct {
-				Vocab int `json:"n_vocab"`
-			} `json:"meta"`
-		} `json:"data"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil || len(list.Data) == 0 || list.Data[0].Meta.Vocab == 0 {
-		return 0, fmt.Errorf("llama-server does not tell the size of the vocabulary: %v", err)
-	}
-	return list.Data[0].Meta.Vocab, nil
 }
 
 // completion is llama-server's own form, which takes tokens as they are. One sampler is the least that it can do.
@@ -149,37 +137,66 @@ func (s *theirs) run(ctx context.Context, r request, pieces bool) (a answer, err
 		}
 		c.Adapters = append(c.Adapters, x)
 	}
-	body, err := json.Marshal(c)
-	if err != nil {
-		return a, err
+	if pieces {
+		body, err := s.open(ctx, "/completion", c)
+		if err != nil {
+			return a, err
+		}
+		defer body.Close()
+		return stream(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/completion", bytes.NewReader(body))
+	var out part
+	err = s.post(ctx, "/completion", c, &out)
+	return answer{text: out.Content, tokens: out.Predicted}, err
+}
+
+// post sends a question and reads the answer's JSON.
+func (s *theirs) post(ctx context.Context, path string, in, out any) error {
+	body, err := s.open(ctx, path, in)
 	if err != nil {
-		return a, err
+		return err
+	}
+	defer body.Close()
+	return json.NewDecoder(body).Decode(out)
+}
+
+// open sends a question; whoever calls closes the answer.
+func (s *theirs) open(ctx context.Context, path string, in any) (io.ReadCloser, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := s.http.Do(req)
 	if err != nil {
-		return a, err
+		return nil, err
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
-		return a, fmt.Errorf("llama-server: %d %s", resp.StatusCode, text)
+		return nil, fmt.Errorf("llama-server: %d %s", resp.StatusCode, text)
 	}
-	if pieces {
-		return stream(resp.Body)
-	}
-	var out part
-	err = json.NewDecoder(resp.Body).Decode(&out)
-	return answer{text: out.Content, tokens: out.Predicted}, err
+	return resp.Body, nil
 }
 
 // part is an answer, or a piece of one.
 type part struct {
-	Content   string `json:"content"`
-	Predicted int    `json:"tokens_predicted"`
-	Stop      bool   `json:"stop"`
+	Content   string     `json:"content"`
+	Predicted int        `json:"tokens_predicted"`
+	Stop      bool       `json:"stop"`
+	Settings  generation `json:"generation_settings"`
+}
+
+// generation is what a question came down to.
+type generation struct {
+	Grammar string `json:"grammar"`
+	Biases  []struct {
+		Token int32 `json:"token"`
+	} `json:"logit_bias"`
 }
 
 func stream(body io.Reader) (a answer, err error) {
@@ -204,9 +221,10 @@ func stream(body io.Reader) (a answer, err error) {
 }
 
 // batchedBench is tokens made a second by llama-batched-bench: the same calls, without a server.
-func batchedBench(ctx context.Context, o *options, file string) (rate float64, shown string, err error) {
+func batchedBench(ctx context.Context, o *options, file, more string) (rate float64, shown string, err error) {
 	args := []string{"-m", file, "-c", strconv.Itoa(o.context), "-t", strconv.Itoa(o.threads), "-fa", "on", "-npp", strconv.Itoa(promptLength),
 		"-ntg", strconv.Itoa(answerLength), "-npl", strconv.Itoa(o.slots), "--output-format", "jsonl"}
+	args = append(args, strings.Fields(more)...)
 	shown = shell("llama-batched-bench", args)
 	out, err := exec.CommandContext(ctx, filepath.Join(o.peers, "llama-batched-bench"), args...).Output()
 	if err != nil {

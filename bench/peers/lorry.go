@@ -25,6 +25,7 @@ type answer struct {
 type side interface {
 	// run answers one request, in pieces where they are wanted.
 	run(ctx context.Context, r request, pieces bool) (answer, error)
+	name() string
 	// command is what was started, as a shell would take it.
 	command() string
 	close()
@@ -41,16 +42,18 @@ type ours struct {
 // base stands for the model's digest: which it is does not matter here.
 var base = strings.Repeat("0", 64)
 
-func startOurs(ctx context.Context, o *options, file string) (*ours, error) {
+// startOurs starts lorry-engine, with the folder of all adapters where a workload has any.
+func startOurs(ctx context.Context, o *options, file string, adapters int) (*ours, error) {
 	exe, err := filepath.Abs(filepath.Join(o.root, "lorry-engine"))
 	if err != nil {
 		return nil, err
 	}
 	args := []string{"--lib", o.lib, "--model", file, "--name", "m", "--slots", strconv.Itoa(o.slots), "--threads", strconv.Itoa(o.threads),
 		"--context", strconv.Itoa(o.context)}
-	if len(o.adapters) > 0 {
-		args = append(args, "--adapters", o.adapterDir)
+	if adapters > 0 {
+		args = append(args, "--adapters", o.dir)
 	}
+	args = append(args, strings.Fields(o.engine)...)
 	e, err := child.Start(ctx, child.Config{Path: exe, Args: append(args, "--base", base)})
 	if err != nil {
 		return nil, fmt.Errorf("%w (make build brings lorry-engine)", err)
@@ -67,6 +70,7 @@ func startInside(o *options, file string) (*ours, error) {
 	return &ours{e, "engine/llama in this process", engine.Model{Name: "m", Base: base}, nil}, nil
 }
 
+func (s *ours) name() string    { return "Lorry" }
 func (s *ours) command() string { return s.shown }
 func (s *ours) close()          { _ = s.Close() }
 
@@ -94,5 +98,17 @@ func (s *ours) run(ctx context.Context, r request, pieces bool) (a answer, err e
 	return a, nil
 }
 
-// shell is a command as one would type it.
-func shell(name string, args []string) string { return name + " " + strings.Join(args, " ") }
+// shell is a command as one would type it, where its files are: those of a comparison are gone when it ends.
+func shell(name string, args []string) string {
+	words := []string{name}
+	for _, a := range args {
+		files := strings.Split(a, ",")
+		for i, f := range files {
+			if filepath.IsAbs(f) {
+				files[i] = filepath.Base(f)
+			}
+		}
+		words = append(words, strings.Join(files, ","))
+	}
+	return strings.Join(words, " ")
+}

@@ -1,10 +1,16 @@
-// Command peers compares Lorry's engine with llama-server and llama-batched-bench of the same llama.cpp, on the same
-// weights, slots, threads, context and prompts: `make bench-engine`, alone on the machine.
+// Command peers compares Lorry's engine with llama-server and llama-batched-bench of the same llama.cpp and with Kronk's
+// SDK, on the same weights, slots, threads, cells and prompts: `make bench-engine`, alone on the machine.
 //
 // Each side has all requests of a workload at once, as a queue has them, and takes as many as it has slots. Answers are
-// greedy and of a fixed length, so that tokens a second compare. Rounds alternate between the sides; medians of their
-// ratios are reported. llama-server runs with the best of its own settings, found for each workload before it counts.
-// Its requests go over HTTP on loopback, ours over the engine's pipe, as they do in service.
+// greedy and of a fixed length, so that tokens a second compare. Rounds take turns, and another side is first in each;
+// medians of their ratios are reported. llama-server and Kronk run with the best of their own settings, found for each
+// workload before it counts; ours with its defaults. llama-server's requests go over HTTP on loopback, ours and Kronk's
+// over a pipe to another process, as they do in service.
+//
+// A few things are not the same, and cannot be: Kronk takes text, which is chosen such that it becomes the same tokens,
+// and cannot be told to ignore the end of an answer, so its copy of the weights says that this end is never drawn. It was
+// made for a later llama.cpp, and runs on our libraries. Ours are llama.cpp's packaged ones, which pick the code for the
+// CPU when they start; llama-server was built for this very CPU. `-lib peers` has all run on the latter.
 package main
 
 import (
@@ -18,6 +24,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,78 +32,137 @@ import (
 
 // options are what to compare, and how.
 type options struct {
-	root, lib, peers, model, out string
-	formats                      []string
-	only                         string
-	rounds                       int
-	slots, threads, context      int
-	foreign                      bool // the model is none that adapters can be made for
-	adapterDir                   string
-	adapters                     []string // digests of the workload under way
+	root, lib, peers, kronk, model string
+	engine                         string // more flags of lorry-engine
+	noKronk                        string // why it is not measured
+	output, out                    string
+	join                           bool
+	weights, rows                  []string
+	rounds                         int
+	slots, threads, context        int
+	foreign                        bool // the model is none that adapters can be made for
+	dir                            string
+	adapters                       []string // digests
 }
+
+// rowKeys are the table's rows, in its order.
+var rowKeys = func() (keys []string) {
+	for _, w := range workloads(nil) {
+		keys = append(keys, w.key)
+	}
+	for _, c := range checks {
+		keys = append(keys, c.key)
+	}
+	return keys
+}()
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "peers:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string) (err error) {
 	o, err := parse(args)
+	if err == nil {
+		err = o.find()
+	}
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "lorry-peers-")
+	if o.dir, err = os.MkdirTemp("", "lorry-peers-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(o.dir)
+	if !o.foreign {
+		o.makeAdapters()
+	}
+	r := report{Begun: time.Now().UTC(), Machine: machine(), Threads: o.threads, Slots: o.slots, Context: o.context, Model: filepath.Base(o.model)}
+	if o.join {
+		if err := r.join(o.out); err != nil {
+			return err
+		}
+	}
+	begun := time.Now()
+	for _, format := range o.weights {
+		if err := o.compare(ctx, &r, format); err != nil {
+			return err
+		}
+	}
+	progress("took %v; written to %s", time.Since(begun).Round(time.Second), o.out)
+	if o.output == "json" {
+		e := json.NewEncoder(os.Stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	return r.print(os.Stdout)
+}
+
+// compare measures the rows on one format of the weights. What was measured before something went wrong is kept.
+func (o *options) compare(ctx context.Context, r *report, format string) error {
+	file, err := o.quantized(ctx, format)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	o.adapterDir = dir
-	r := report{Begun: time.Now().UTC(), Machine: machine(), Threads: o.threads, Slots: o.slots, Context: o.context, Rounds: o.rounds,
-		Model: filepath.Base(o.model)}
-	for _, format := range o.formats {
-		file, err := o.weights(ctx, dir, format)
-		if err != nil {
-			return err
-		}
-		f, err := compare(ctx, o, format, file)
-		r.Formats = append(r.Formats, f)
-		if err := errors.Join(err, r.save(o.out), f.print(os.Stdout, o)); err != nil {
-			return err
-		}
+	c, err := newContest(ctx, o, format, file)
+	if err != nil {
+		return err
 	}
-	fmt.Printf("took %v on %s; written to %s\n", time.Since(r.Begun).Round(time.Second), r.Machine, o.out)
-	return nil
+	f := r.format(format)
+	err = c.measure(ctx, &f)
+	r.Formats = put(r.Formats, f)
+	return errors.Join(err, r.save(o.out))
 }
 
 func parse(args []string) (*options, error) {
 	o := &options{}
 	f := flag.NewFlagSet("peers", flag.ContinueOnError)
-	f.StringVar(&o.root, "root", "..", "`folder` of lorry-engine and runtime/")
-	f.StringVar(&o.lib, "lib", "", "`folder` of llama.cpp's libraries for our side; \"peers\": those that llama-server runs on (default: runtime/lib)")
-	f.StringVar(&o.peers, "peers", "", "`folder` of llama-server (default: what bench/peers/build prints)")
-	f.StringVar(&o.model, "model", "", "GGUF `file` (default: the demo's)")
+	rows := f.String("row", "", "measure only these `rows`, by commas: "+strings.Join(rowKeys, ", "))
+	weights := f.String("weights", "q4_0,q4_1", "`formats`, by commas, quantized from the model by lorry-engine where it has another; \"as-is\"")
+	f.IntVar(&o.rounds, "rounds", 3, "of each row")
+	f.StringVar(&o.output, "o", "markdown", "`format` of what is printed: markdown or json")
 	f.StringVar(&o.out, "out", "peers.json", "JSON `file` to write")
-	f.StringVar(&o.only, "only", "", "measure only what has this `word` in its name")
-	formats := f.String("formats", "q4_0,q4_1", "`formats` of the weights, by commas: quantized from the model where it has another; \"as-is\"")
-	f.IntVar(&o.rounds, "rounds", 3, "of each workload; three take about 16 minutes on two cores")
+	f.BoolVar(&o.join, "join", false, "keep the other rows of that file, from an earlier run on the same terms")
+	f.StringVar(&o.root, "root", "..", "`folder` of lorry-engine and runtime/")
+	f.StringVar(&o.lib, "lib", "", "`folder` of llama.cpp's libraries for our side and Kronk; \"peers\": those that llama-server runs on (default: runtime/lib)")
+	f.StringVar(&o.peers, "peers", "", "`folder` of llama-server (default: what bench/peers/build prints)")
+	f.StringVar(&o.kronk, "kronk", "", "`folder` of kronk (default: what bench/kronk/build prints); \"none\": it is left out")
+	f.StringVar(&o.model, "model", "", "GGUF `file` (default: the demo's)")
+	f.StringVar(&o.engine, "engine", "", "more `flags` of lorry-engine, to see what they bring")
 	f.IntVar(&o.slots, "slots", 8, "sequences at the same moment")
 	f.IntVar(&o.threads, "threads", runtime.GOMAXPROCS(0), "that compute")
 	f.IntVar(&o.context, "context", 8192, "cells of the KV cache, in all")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
-	if o.rounds < 1 || f.NArg() > 0 {
-		return nil, errors.New("at least one round, and no arguments")
+	o.weights, o.rows = list(*weights), list(*rows)
+	for _, row := range o.rows {
+		if !slices.Contains(rowKeys, row) {
+			return nil, fmt.Errorf("there is no row %q: -row takes %s", row, strings.Join(rowKeys, ", "))
+		}
 	}
-	o.formats = strings.Split(*formats, ",")
-	return o, o.find()
+	switch {
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("%q: no arguments are taken", f.Arg(0))
+	case o.rounds < 1 || o.slots < 1 || o.threads < 1 || o.context < 1 || len(o.weights) == 0:
+		return nil, errors.New("-rounds, -slots, -threads and -context are at least 1, and -weights names one format")
+	case o.output != "markdown" && o.output != "json":
+		return nil, fmt.Errorf("-o %s: it is markdown or json", o.output)
+	}
+	return o, nil
 }
 
-// find fills in where things are.
+// list takes apart what commas join.
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func (o *options) wants(row string) bool { return len(o.rows) == 0 || slices.Contains(o.rows, row) }
+
+// find fills in where things are, and has built what is missing.
 func (o *options) find() (err error) {
 	rt := os.Getenv("LORRY_RUNTIME")
 	if rt == "" {
@@ -106,14 +172,11 @@ func (o *options) find() (err error) {
 		o.model = filepath.Join(rt, "models", "smollm2.gguf")
 	}
 	if o.peers == "" {
-		build := exec.Command(filepath.Join(o.root, "bench", "peers", "build"))
-		build.Stderr = os.Stderr
-		out, err := build.Output()
-		if err != nil {
+		if o.peers, err = o.built("peers"); err != nil {
 			return fmt.Errorf("build llama-server: %w", err)
 		}
-		o.peers = strings.TrimSpace(string(out))
 	}
+	o.findKronk()
 	switch o.lib {
 	case "":
 		o.lib = filepath.Join(rt, "lib")
@@ -131,12 +194,36 @@ func (o *options) find() (err error) {
 	return nil
 }
 
-// weights are the model in a format, made by lorry-engine where it has another one.
-func (o *options) weights(ctx context.Context, dir, format string) (string, error) {
+// findKronk goes without it where it cannot be built: its modules and its Go must be fetched.
+func (o *options) findKronk() {
+	if o.kronk == "none" {
+		o.noKronk = "left out by -kronk none"
+		return
+	}
+	if o.kronk != "" {
+		return
+	}
+	var err error
+	if o.kronk, err = o.built("kronk"); err != nil {
+		o.noKronk = fmt.Sprintf("bench/kronk/build failed here: %v", err)
+		progress("no Kronk: %s", o.noKronk)
+	}
+}
+
+// built is the folder that a program's script prints, which builds it the first time.
+func (o *options) built(name string) (string, error) {
+	build := exec.Command(filepath.Join(o.root, "bench", name, "build"))
+	build.Stderr = os.Stderr
+	out, err := build.Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+// quantized is the model in a format, made by lorry-engine where it has another one.
+func (o *options) quantized(ctx context.Context, format string) (string, error) {
 	if format == "as-is" {
 		return o.model, nil
 	}
-	file := filepath.Join(dir, format+".gguf")
+	file := filepath.Join(o.dir, format+".gguf")
 	cmd := exec.CommandContext(ctx, filepath.Join(o.root, "lorry-engine"), "quantize", "--lib", o.lib, "--model", o.model, "--to", format,
 		"--out", file, "--requantize", "--no-measure")
 	in, err := cmd.StdinPipe() // it ends when its input does
@@ -154,25 +241,30 @@ func (o *options) weights(ctx context.Context, dir, format string) (string, erro
 	return "", fmt.Errorf("write the model as %s: %w: %s", format, err, said)
 }
 
-// save writes what is there so far: a run that is ended half-way has measured something all the same.
-func (r *report) save(path string) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(b, '\n'), 0o644)
-}
-
 // machine is what the numbers are of.
 func machine() string {
-	name := runtime.GOARCH
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-				name = strings.TrimSpace(value)
-				break
-			}
+	name := field("/proc/cpuinfo", "model name")
+	if name == "" {
+		name = runtime.GOARCH
+	}
+	memory := ""
+	var kib int
+	if n, _ := fmt.Sscanf(field("/proc/meminfo", "MemTotal"), "%d kB", &kib); n == 1 {
+		memory = fmt.Sprintf(", %d GiB", (kib+1<<19)>>20)
+	}
+	return fmt.Sprintf("%s, %d cores%s, %s", name, runtime.GOMAXPROCS(0), memory, runtime.GOOS)
+}
+
+// field is the first line's value that a file of Linux's has under a name.
+func field(file, name string) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == name {
+			return strings.TrimSpace(value)
 		}
 	}
-	return fmt.Sprintf("%s, %d cores, %s", name, runtime.GOMAXPROCS(0), runtime.GOOS)
+	return ""
 }

@@ -6,10 +6,11 @@ import (
 	"math/rand/v2"
 )
 
-// request is one piece of work, the same for both sides.
+// request is one piece of work, the same for all sides.
 type request struct {
-	prompt  []int32
-	text    string          // in place of prompt
+	prompt  []int32         // nil: the text is given instead
+	head    string          // the prompt's words that others may begin with as well
+	text    string          // its other words
 	tokens  int             // to make; fewer where a schema ends the answer
 	schema  json.RawMessage // of the answer; nil: free text, and its end is ignored
 	adapter int             // 1 is the first one; 0: the base alone
@@ -18,13 +19,14 @@ type request struct {
 // workload is requests that are all there at once, as a queue has them. They are new ones in each round, so that nothing
 // of the round before helps.
 type workload struct {
+	key      string // what -row takes
 	name     string
-	goal     float64 // ours ÷ theirs
+	goal     float64 // ours ÷ llama-server
 	adapters int
 	n        int // requests of a round, as many as it takes to tell the sides apart
 	requests func(round, n int) []request
-	// settings of llama-server that may suit it, beside the plain ones.
-	settings []string
+	// What is tried before the rounds that count, and the fastest kept: llama-server's settings and those of Kronk.
+	server, kronk []string
 }
 
 // Lengths in tokens: the issue's.
@@ -34,57 +36,90 @@ const (
 	tailLength, adaptedLength  = 8, 64
 )
 
-const unified = "-kvu"
+// Settings of llama-server that are tried, beside its defaults ("") . Slots, threads, cells and flash attention are not
+// among them: they are the same on all sides. With each request goes what suits it best: tokens in place of text, one
+// sampler, the adapters' scales (0 for all but its own).
+const (
+	unified = "-kvu"                            // slots share all cells; else each has its part
+	noKeep  = "--no-cache-prompt --cache-ram 0" // nothing begins alike: nothing is kept or looked for
+	noHost  = "--cache-ram 0"                   // what a slot held is not copied to host memory
+	noIdle  = "-kvu --no-cache-idle-slots"      // idle slots keep their cells
+	smaller = "-ub 128"                         // rows of a native call: less to reserve anew at each change of adapter
+	larger  = "-ub 1024"
+	strict  = "-sps 0.6" // a slot is chosen for what it holds only if that is most of the prompt
+	chunks  = "--cache-reuse 32"
+)
 
-// workloads is the table. vocab is the model's number of tokens.
-func workloads(vocab int) []workload {
-	words := func(seed, n int) []int32 { return words(vocab, seed, n) }
-	beginAlike := func(groups int) func(round, n int) []request {
-		return func(round, n int) (out []request) {
-			order := rand.New(rand.NewPCG(uint64(round), 0)).Perm(n)
-			for i := range n {
-				begin := words(round*1000+order[i]%groups, promptLength)
-				out = append(out, request{prompt: append(begin, words(round*1000+500+i, tailLength)...), tokens: answerLength})
-			}
-			return out
-		}
-	}
-	adapted := func(adapters int) func(round, n int) []request {
+// Settings of Kronk's. Calls of 2,048 tokens of a prompt are its default.
+const (
+	conversations = "-cache"
+	shorter       = "-prefill 512"
+)
+
+// workloads is the table.
+func workloads(v *vocabulary) []workload {
+	plain := func(prompt, answer int) func(round, n int) []request {
 		return func(round, n int) (out []request) {
 			for i := range n {
-				out = append(out, request{prompt: words(round*1000+i, adaptedLength), tokens: answerLength, adapter: 1 + i%adapters})
+				out = append(out, v.request(seed(round, i), prompt, answer))
 			}
 			return out
 		}
 	}
 	return []workload{
-		{name: "unique prompts", goal: 1, n: 16, settings: []string{unified}, requests: func(round, n int) (out []request) {
-			for i := range n {
-				out = append(out, request{prompt: words(round*1000+i, promptLength), tokens: answerLength})
-			}
-			return out
-		}},
-		{name: "one shared beginning", goal: 1.5, n: 32, settings: []string{unified}, requests: beginAlike(1)},
-		{name: "8 beginnings, shuffled", goal: 2, n: 32, settings: []string{unified}, requests: beginAlike(8)},
-		{name: "2 adapters, interleaved", goal: 3, n: 16, adapters: 2, settings: []string{unified}, requests: adapted(2)},
-		{name: "8 adapters, interleaved", goal: 3, n: 16, adapters: 8, settings: []string{unified}, requests: adapted(8)},
-		{name: "short in, long out", goal: 1, n: 8, settings: []string{unified}, requests: func(round, n int) (out []request) {
-			for i := range n {
-				out = append(out, request{prompt: words(round*1000+i, shortLength), tokens: longLength})
-			}
-			return out
-		}},
-		{name: "JSON by a schema", goal: 1, n: 16, settings: []string{unified}, requests: forms},
+		{key: "unique", name: "unique prompts, 200 tokens in, 32 out", goal: 1, n: 16, requests: plain(promptLength, answerLength),
+			server: []string{"", unified, noKeep, larger}, kronk: []string{"", shorter}},
+		{key: "shared", name: "one system prompt of 200 tokens", goal: 1.5, n: 32, requests: v.alike(1),
+			server: []string{"", unified, noIdle, chunks}, kronk: []string{"", conversations}},
+		{key: "groups", name: "8 system prompts, shuffled", goal: 2, n: 32, requests: v.alike(8),
+			server: []string{"", unified, noIdle, strict, noHost}, kronk: []string{"", conversations}},
+		{key: "adapters2", name: "2 adapters, interleaved", goal: 3, n: 16, adapters: 2, requests: v.adapted(2),
+			server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
+		{key: "adapters8", name: "8 adapters, interleaved", goal: 3, n: 16, adapters: 8, requests: v.adapted(8),
+			server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
+		{key: "long", name: "short prompts, 128 tokens out", goal: 1, n: 8, requests: plain(shortLength, longLength),
+			server: []string{"", unified, noKeep}, kronk: []string{""}},
+		{key: "json", name: "answers to a JSON schema", goal: 1, n: 16, requests: forms,
+			server: []string{"", unified, noKeep}, kronk: []string{"", conversations}},
 	}
 }
 
-// words is n ordinary tokens that differ by seed from the first on.
-func words(vocab, seed, n int) []int32 {
-	ids := make([]int32, n)
-	for i := range ids {
-		ids[i] = int32(1000 + (seed*7919+i*104729)%(vocab-2000))
+// seed tells prompts apart: by round, and within one.
+func seed(round, i int) uint64 { return uint64(round)<<32 | uint64(i) }
+
+// groupSeeds are those of beginnings; a round's own prompts have smaller ones.
+const groupSeeds = 1 << 16
+
+// alike are requests of which every so many begin alike, in no order.
+func (v *vocabulary) alike(groups int) func(round, n int) []request {
+	return func(round, n int) (out []request) {
+		order := rand.New(rand.NewPCG(uint64(round), 0)).Perm(n)
+		for i := range n {
+			ids, words := v.words(seed(round, groupSeeds+order[i]%groups), promptLength)
+			r := v.request(seed(round, i), tailLength, answerLength)
+			r.prompt, r.head = append(ids, r.prompt...), words
+			out = append(out, r)
+		}
+		return out
 	}
-	return ids
+}
+
+// adapted are requests of which each has another adapter than the one before.
+func (v *vocabulary) adapted(adapters int) func(round, n int) []request {
+	return func(round, n int) (out []request) {
+		for i := range n {
+			r := v.request(seed(round, i), adaptedLength, answerLength)
+			r.adapter = 1 + i%adapters
+			out = append(out, r)
+		}
+		return out
+	}
+}
+
+// request is one of n words.
+func (v *vocabulary) request(seed uint64, n, tokens int) request {
+	ids, words := v.words(seed, n)
+	return request{prompt: ids, text: words, tokens: tokens}
 }
 
 // form bounds all that a model without much sense might go on with for ever.
