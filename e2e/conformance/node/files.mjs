@@ -40,6 +40,31 @@ test('files_life', async () => {
   await raises(OpenAI.NotFoundError, { status: 404, text: 'No such File object: ' + f.id }, () => client.files.retrieve(f.id));
 });
 
+test('files_content_in_part', async () => {
+  const client = await newClient();
+  const data = Buffer.from(Array.from({ length: 4096 }, (_, i) => i % 256));
+  const f = await client.files.create({ file: await toFile(data, 'ümläut.bin'), purpose: 'user_data', expires_after: { anchor: 'created_at', seconds: 3600 } });
+  assert.equal(f.filename, 'ümläut.bin');
+  assert.deepEqual(Buffer.from(await (await client.files.content(f.id)).arrayBuffer()), data);
+  const part = await client.files.content(f.id, { headers: { Range: 'bytes=10-19' } });
+  assert.equal(part.status, 206);
+  assert.deepEqual(Buffer.from(await part.arrayBuffer()), data.subarray(10, 20));
+});
+
+test('files_of_others', async () => {
+  const f = await upload(await newClient());
+  const other = await newClient();
+  for (const call of ['retrieve', 'delete', 'content']) await raises(OpenAI.NotFoundError, { status: 404 }, () => other.files[call](f.id));
+  assert.deepEqual(await all(other.files.list()), []);
+});
+
+test('files_expires_after_wrong', async () => {
+  const client = await newClient();
+  for (const seconds of [3599, 2592001]) {
+    await raises(OpenAI.BadRequestError, { status: 400, param: 'expires_after[seconds]' }, () => upload(client, LINES, { expires_after: { anchor: 'created_at', seconds } }));
+  }
+});
+
 test('files_refused', async () => {
   const client = await newClient();
   const text = await toFile(Buffer.from(LINES), 'in.txt');

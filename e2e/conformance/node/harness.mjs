@@ -1,4 +1,4 @@
-// Runs cases against a Lorry and prints one line of JSON for each, as python/harness.py does.
+// Runs cases against a Lorry and prints what python/harness.py does. Names of calls are Python's.
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { randomBytes } from 'node:crypto';
@@ -76,8 +76,62 @@ export async function serving(answer, use) {
   }
 }
 
+// lossy is a proxy that loses the answer to its first request; retries gets what each says of being one.
+export function lossy(retries = []) {
+  return async (request, response, body) => {
+    retries.push(request.headers['x-stainless-retry-count']);
+    const { host, connection, 'content-length': _, ...headers } = request.headers;
+    const real = await fetch(URL + request.url, { method: request.method, headers, body });
+    const text = await real.text();
+    if (retries.length === 1) return request.socket.destroy();
+    const job = real.headers.get('x-lorry-job');
+    response.writeHead(real.status, { 'content-type': 'application/json', ...(job && { 'x-lorry-job': job }) });
+    response.end(text);
+  };
+}
+
+// receiving is a receiver of webhooks while use does: it answers with these statuses, then 200; next is what it got.
+export function receiving(statuses, use) {
+  const got = [], waiting = [];
+  const next = () => new Promise((resolve, reject) => {
+    if (got.length) return resolve(got.shift());
+    waiting.push(resolve);
+    setTimeout(reject, 40_000, new Error('no webhook within 40 s')).unref();
+  });
+  return serving((request, response, body) => {
+    const event = { body: body.toString(), headers: request.headers };
+    waiting.length ? waiting.shift()(event) : got.push(event);
+    response.writeHead(statuses.shift() ?? 200).end();
+  }, (url) => use(url, next));
+}
+
+const resources = ['files', 'batches', 'chat.completions', 'chat.completions.messages', 'completions', 'embeddings', 'models',
+  'responses', 'responses.inputItems', 'responses.inputTokens', 'webhooks', 'webhooks.eventTypes'];
+const calls = new Set(); // made by the case that runs
+const snake = (name) => name.replace(/[A-Z]/g, (c) => '_' + c.toLowerCase());
+
+// listen notes each call that is made from now on, and returns all there are.
+function listen() {
+  const every = [];
+  for (const resource of resources) {
+    const proto = Object.getPrototypeOf(resource.split('.').reduce((o, name) => o[name], admin));
+    for (const name of Object.getOwnPropertyNames(proto)) {
+      const call = proto[name], called = snake(`${resource}.${name}`);
+      if (name === 'constructor' || name.startsWith('_') || typeof call !== 'function') continue;
+      every.push(called);
+      proto[name] = function (...args) {
+        calls.add(called);
+        return call.apply(this, args);
+      };
+    }
+  }
+  return every.sort();
+}
+
 export async function main() {
+  process.stdout.write(JSON.stringify({ every: listen() }) + '\n');
   for (const { name, run } of cases) {
+    calls.clear();
     const began = performance.now();
     let error = null;
     try {
@@ -86,6 +140,6 @@ export async function main() {
       error = e?.stack ?? String(e);
     }
     const seconds = Math.round(performance.now() - began) / 1000;
-    process.stdout.write(JSON.stringify({ case: name, seconds, error }) + '\n');
+    process.stdout.write(JSON.stringify({ case: name, seconds, error, calls: [...calls].sort() }) + '\n');
   }
 }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { MODEL, newClient, test } from './harness.mjs';
+import OpenAI from 'openai';
+import { MODEL, newClient, raises, test } from './harness.mjs';
 
 test('embeddings', async () => {
   const client = await newClient();
@@ -9,4 +10,10 @@ test('embeddings', async () => {
   assert.equal(plain.data[0].embedding.length, got.data[0].embedding.length);
   assert.ok(plain.data[0].embedding.every((x, i) => Math.abs(x - got.data[0].embedding[i]) < 1e-5));
   assert.equal(got.usage.prompt_tokens, got.usage.total_tokens);
+});
+
+test('embeddings_refused', async () => {
+  const client = await newClient();
+  for (const input of ['', []]) await raises(OpenAI.BadRequestError, { status: 400, param: 'input' }, () => client.embeddings.create({ model: MODEL, input }));
+  await raises(OpenAI.NotFoundError, { status: 404, code: 'model_not_found' }, () => client.embeddings.create({ model: 'nope', input: 'x' }));
 });

@@ -293,6 +293,25 @@ def batch_cancelled_too_late():
 
 
 @case
+def batch_cancelled_when_it_has_expired():
+    client = new_client(max_retries=3)
+    b = over(client, create(client, [line(1, LONG)], window="2s"))
+    with raises(openai.ConflictError, 409, None, None, "Cannot cancel a batch with status 'expired'."):
+        client.batches.cancel(b.id)
+    equal(client.batches.retrieve(b.id), b)
+
+
+@case
+def batch_counts_from_the_start():
+    """LiteLLM#39861, openai-python#3071: users print the counts without looking whether they are there."""
+    client = new_client()
+    made = create(client, [line(1)])
+    seen = [made, client.batches.retrieve(made.id), *client.batches.list(), over(client, made)]
+    assert all(counts(b) <= (1, 1, 0) and b.request_counts is not None for b in seen), seen
+    equal(counts(made), (0, 0, 0))
+
+
+@case
 def batch_expires():
     client = new_client()
     b = over(client, create(client, [line(i) for i in range(2)] + [line(i, LONG) for i in range(2, 5)], window="4s"))

@@ -1,4 +1,5 @@
 import openai
+import pydantic
 
 from harness import MODEL, case, chat, equal, eventually, new_client, new_key, raises
 
@@ -139,6 +140,42 @@ def chat_idempotency_key():
                                                                extra_headers={"Idempotency-Key": "one"})
         ids.add((raw.headers["x-lorry-job"], raw.parse().id))
     equal(len(ids), 1)
+
+
+@case
+def chat_parse():
+    class Answer(pydantic.BaseModel):
+        name: str
+    got = new_client().chat.completions.parse(model=MODEL, messages=[{"role": "user", "content": '{"name":"x"}'}], response_format=Answer)
+    equal(got.choices[0].message.parsed, Answer(name="x"))
+
+
+@case
+def completions_stream_cancelled_midway():
+    client, seen = new_client(), 0
+    stream = client.completions.create(model=MODEL, prompt=LONG, max_tokens=4000, stream=True)
+    with raises(openai.APIError, code="job_cancelled"):
+        for _ in stream:
+            seen += 1
+            if seen == 3:
+                client.post("/jobs/%s/cancel" % stream.response.headers["x-lorry-job"], cast_to=object)
+    assert 3 <= seen < 4000, seen
+
+
+@case
+def job_cancelled_in_every_state():
+    """A job that runs is cancelled, also a second time; one that is over is a conflict."""
+    client = new_client()
+    submit = lambda text: client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=[{"role": "user", "content": text}], extra_headers={"Prefer": "respond-async"}).headers["x-lorry-job"]
+    cancel = lambda job: client.post("/jobs/%s/cancel" % job, cast_to=object)["status"]
+    running = submit(LONG)
+    eventually(lambda: client.get("/jobs/" + running, cast_to=object)["status"] == "running")
+    equal([cancel(running), cancel(running)], ["cancelled"] * 2)
+    done = submit("x")
+    eventually(lambda: client.get("/jobs/" + done, cast_to=object)["status"] == "succeeded")
+    with raises(openai.ConflictError, 409):
+        cancel(done)
 
 
 @case

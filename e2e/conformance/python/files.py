@@ -1,6 +1,7 @@
 import io
 import threading
 import time
+import warnings
 
 import openai
 
@@ -76,6 +77,9 @@ def files_content():
         equal(b"".join(r.iter_bytes()), data)
     part = client.files.content(f.id, extra_headers={"Range": "bytes=10-19"})
     equal((part.response.status_code, part.read()), (206, data[10:20]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        equal(client.files.retrieve_content(upload(client).id), LINES.decode())
 
 
 @case

@@ -1,10 +1,13 @@
-"""Runs cases against a Lorry and prints one line of JSON for each: {"case", "seconds", "error"}.
+"""Runs cases against a Lorry and prints one line of JSON for each: {"case", "seconds", "error", "calls"}; before them
+one of every call that the SDK has: {"every"}. It listens to the SDK by a wrapper around each of its calls, which changes
+nothing.
 
 LORRY_URL is where it listens, LORRY_ADMIN_KEY an admin's key, LORRY_MODEL the model that it serves. Each case may make
 itself tenants, so that no case sees another's files, batches or jobs.
 """
 
 import asyncio
+import functools
 import inspect
 import json
 import os
@@ -112,11 +115,41 @@ class Quiet(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
 
+# RESOURCES are the parts of the SDK that Lorry serves, by their names in a client.
+RESOURCES = ("files", "batches", "chat.completions", "chat.completions.messages", "completions", "embeddings", "models",
+             "responses", "responses.input_items", "responses.input_tokens", "webhooks", "webhooks.event_types")
+CALLS = set()  # made by the case that runs
+
+
+def listen():
+    """Note each call that is made from now on; returns all there are."""
+    every = set()
+    for kind in (openai.OpenAI, openai.AsyncOpenAI):
+        client = kind(api_key="none")
+        for resource in RESOURCES:
+            cls = type(functools.reduce(getattr, resource.split("."), client))
+            for name, call in inspect.getmembers(cls, inspect.isfunction):
+                if not name.startswith(("_", "with_")):
+                    every.add(resource + "." + name)
+                    setattr(cls, name, noting(resource + "." + name, call))
+    return every
+
+
+def noting(name, call):
+    @functools.wraps(call)
+    def made(*args, **kwargs):
+        CALLS.add(name)
+        return call(*args, **kwargs)
+    return made
+
+
 def main():
+    print(json.dumps({"every": sorted(listen())}), flush=True)
     for f in CASES:
+        CALLS.clear()
         began, error = time.monotonic(), None
         try:
             asyncio.run(f()) if inspect.iscoroutinefunction(f) else f()
         except Exception:
             error = traceback.format_exc()
-        print(json.dumps({"case": f.__name__, "seconds": round(time.monotonic() - began, 3), "error": error}), flush=True)
+        print(json.dumps({"case": f.__name__, "seconds": round(time.monotonic() - began, 3), "error": error, "calls": sorted(CALLS)}), flush=True)

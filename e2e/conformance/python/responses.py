@@ -3,10 +3,11 @@
 import openai
 from pydantic import BaseModel
 
-from harness import MODEL, case, equal, eventually, new_client, raises, root, serving
+from harness import MODEL, case, equal, eventually, new_client, raises, serving
 from hooks import receiver
 
 TEXT = "alpha beta gamma delta"
+LONG = "word " * 4000  # 20 s of the echo engine's time
 
 
 @case
@@ -89,12 +90,137 @@ def responses_refused():
 
 
 @case
+def responses_stream_cancelled_midway():
+    """What was said so far has been delivered, and the stream's last event says how the response ended."""
+    client = new_client()
+    for more in ({"background": True}, {"store": False}):  # by the response, and by its job where nothing else is kept
+        stream, seen = client.responses.create(model=MODEL, input=LONG, stream=True, **more), 0
+        for e in stream:
+            seen += e.type == "response.output_text.delta"
+            if e.type == "response.output_text.delta" and seen == 3:
+                client.post("/jobs/%s/cancel" % stream.response.headers["x-lorry-job"], cast_to=object)
+        equal((e.type, e.response.status), ("response.failed", "cancelled"))
+        assert 3 <= seen < 4000, seen
+        if "background" in more:
+            equal(client.responses.retrieve(e.response.id).status, "cancelled")
+
+
+@case
+def responses_cancelled_in_every_state():
+    client = new_client()
+    running = client.responses.create(model=MODEL, input=LONG, background=True)
+    eventually(lambda: client.responses.retrieve(running.id).status == "in_progress")
+    for _ in range(2):  # and once it is cancelled
+        equal(client.responses.cancel(running.id).status, "cancelled")
+    equal(client.responses.retrieve(running.id).status, "cancelled")
+    cut = client.responses.create(model=MODEL, input=TEXT, max_output_tokens=2, background=True)
+    eventually(lambda: client.responses.retrieve(cut.id).status == "incomplete")
+    equal(client.responses.cancel(cut.id).status, "incomplete")
+    late = client.responses.create(model=MODEL, input=LONG, background=True, extra_body={"lorry": {"deadline": "1s"}})
+    eventually(lambda: client.responses.retrieve(late.id).status == "failed")
+    equal(client.responses.cancel(late.id).status, "failed")
+    with raises(openai.NotFoundError, 404):
+        client.responses.cancel("resp_x")
+
+
+@case
+def responses_deleted_in_every_state():
+    client = new_client()
+    over, running = client.responses.create(model=MODEL, input="x"), client.responses.create(model=MODEL, input=LONG, background=True)
+    for made in (over, running):
+        client.responses.delete(made.id)
+        for call in (client.responses.retrieve, client.responses.delete, client.responses.cancel, client.responses.input_items.list):
+            with raises(openai.NotFoundError, 404):
+                call(made.id)
+    eventually(lambda: all(j["status"] in ("succeeded", "cancelled") for j in client.get("/jobs", cast_to=object)["data"]))
+
+
+@case
+def responses_input_items_pages():
+    """Over every limit, forth and back: no gaps, none twice."""
+    client = new_client()
+    made = client.responses.create(model=MODEL, input=[{"role": "user", "content": "item %d" % i} for i in range(7)])
+    for order, want in (("asc", range(7)), ("desc", range(6, -1, -1))):
+        for limit in (1, 2, 3, 7, 100):
+            items = list(client.responses.input_items.list(made.id, limit=limit, order=order))
+            equal([i.content[0].text for i in items], ["item %d" % i for i in want])
+            equal(len({i.id for i in items}), 7)
+    for limit in (0, 101):
+        with raises(openai.BadRequestError, 400, param="limit"):
+            client.responses.input_items.list(made.id, limit=limit)
+
+
+@case
+def responses_of_others():
+    made, other = new_client().responses.create(model=MODEL, input="x"), new_client()
+    for call in (other.responses.retrieve, other.responses.delete, other.responses.cancel):
+        with raises(openai.NotFoundError, 404):
+            call(made.id)
+    with raises(openai.BadRequestError, 400, "previous_response_not_found"):
+        other.responses.create(model=MODEL, input="x", previous_response_id=made.id)
+
+
+@case
+def responses_lost_answer_is_one_job():
+    client = new_client()
+    made = [client.responses.create(model=MODEL, input="once", extra_headers={"Idempotency-Key": "k"}).id for _ in range(2)]
+    equal(made[0], made[1])
+
+
+@case
+async def responses_async():
+    async with new_client(kind=openai.AsyncOpenAI) as client:
+        made = await client.responses.create(model=MODEL, input=TEXT)
+        equal((await client.responses.retrieve(made.id)).output_text, TEXT)
+        equal([i.type async for i in client.responses.input_items.list(made.id)], ["message"])
+        async with client.responses.stream(model=MODEL, input=TEXT) as stream:
+            equal((await stream.get_final_response()).output_text, TEXT)
+        await client.responses.delete(made.id)
+
+
+@case
+def calls_that_are_not_served():
+    """They say so, with a class and a code, and are not tried again."""
+    client = new_client(max_retries=3)
+    client._client.event_hooks = {"request": [lambda r: tries.append(r)]}
+    for call in (lambda: client.responses.compact(model=MODEL, input="x"), lambda: client.responses.input_tokens.count(model=MODEL, input="x"),
+                 lambda: client.chat.completions.retrieve("chatcmpl-x"), lambda: client.chat.completions.update("chatcmpl-x", metadata={}),
+                 lambda: client.chat.completions.delete("chatcmpl-x"), lambda: client.chat.completions.list(),
+                 lambda: client.chat.completions.messages.list("chatcmpl-x"), lambda: client.models.delete(MODEL)):
+        tries = []
+        try:
+            call()
+        except openai.APIStatusError as e:
+            assert (e.status_code, e.code) in ((404, "unknown_url"), (405, "method_not_allowed")), e
+            equal(len(tries), 1)
+        else:
+            raise AssertionError("it is served: " + str(tries))
+    try:
+        client.responses.connect().__enter__()
+    except openai.OpenAIError:  # it takes a websocket, and the SDK a library for it
+        pass
+    with raises(openai.APIStatusError, 405, "method_not_allowed"):
+        client.get("/responses", cast_to=object)
+
+
+ENDS = {
+    "response.completed": ("ResponseCompletedWebhookEvent", {"input": TEXT}),
+    "response.incomplete": ("ResponseIncompleteWebhookEvent", {"input": TEXT, "max_output_tokens": 2}),
+    "response.failed": ("ResponseFailedWebhookEvent", {"input": LONG, "extra_body": {"lorry": {"deadline": "1s"}}}),
+    "response.cancelled": ("ResponseCancelledWebhookEvent", {"input": LONG}),
+}
+
+
+@case
 def responses_webhook():
-    """An endpoint of the tenant hears of a background response, in the SDK's own type."""
+    """An endpoint of the tenant hears of each end of a background response, in the SDK's own type."""
     client, hook = new_client(), receiver()
     with serving(hook) as url:
-        made = root(client).post("/lorry/v1/webhooks", cast_to=object, body={"url": url, "events": ["response.*"]})
-        asked = client.responses.create(model=MODEL, input=TEXT, background=True)
-        body, headers = hook.got.get(timeout=20)
-    event = client.webhooks.unwrap(body, headers, secret=made["secret"])
-    equal((type(event).__name__, event.type, event.data.id), ("ResponseCompletedWebhookEvent", "response.completed", asked.id))
+        made = client.webhooks.create(url=url, name="all", event_types=list(ENDS))
+        asked = {client.responses.create(model=MODEL, background=True, **more).id: kind for kind, (_, more) in ENDS.items()}
+        client.responses.cancel(next(id for id, kind in asked.items() if kind == "response.cancelled"))
+        for _ in ENDS:
+            body, headers = hook.got.get(timeout=30)
+            event = client.webhooks.unwrap(body, headers, secret=made.signing_secret)
+            kind = asked.pop(event.data.id)
+            equal((event.type, type(event).__name__), (kind, ENDS[kind][0]))
