@@ -79,7 +79,7 @@ func (l *Lines) read(e queue.Endpoint, body []byte) (*order, error) {
 	return o, forLine(o)
 }
 
-// forLine refuses what belongs to a batch, not to its lines.
+// forLine refuses what belongs to a batch, not to its lines. All of them travel in the batch lane, which may be named.
 func forLine(o *order) error {
 	name := ""
 	switch {
@@ -91,6 +91,8 @@ func forLine(o *order) error {
 		name = "lorry.webhook"
 	case o.replayOf != "":
 		name = "lorry.replay_of"
+	case o.lane != "" && o.lane != queue.Batch:
+		name = o.laneBy
 	default:
 		return nil
 	}

@@ -28,6 +28,7 @@ type order struct {
 	seeded   bool
 	cache    *bool
 	lane     queue.Lane // empty: by how the answer travels
+	laneBy   string     // the field that named it
 	deadline time.Time
 	webhook  *queue.Webhook // its secret still open
 	replayOf string
@@ -255,7 +256,7 @@ func readMetadata(o *object) map[string]string {
 func readTier(o *object, d *order) {
 	var tier string
 	if o.oneOf("service_tier", &tier, "auto", "default", "flex", "scale", "priority", "fast") && tier == "flex" {
-		d.lane = queue.Flex
+		d.lane, d.laneBy = queue.Flex, "service_tier"
 	}
 }
 
@@ -269,7 +270,7 @@ func readLorry(o *object, d *order, l limits) {
 	}
 	var lane string
 	if in.oneOf("lane", &lane, string(queue.Interactive), string(queue.Flex), string(queue.Batch)) {
-		d.lane = queue.Lane(lane)
+		d.lane, d.laneBy = queue.Lane(lane), "lorry.lane"
 	}
 	d.deadline = readDeadline(in, l.now)
 	d.webhook = readWebhook(in, l)

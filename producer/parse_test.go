@@ -189,7 +189,7 @@ func TestChatReadsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	yes := true
-	want := &order{endpoint: queue.Chat, model: "m", stream: true, usage: true, seeded: true, cache: &yes, lane: queue.Batch, deadline: testNow.Add(10 * time.Minute),
+	want := &order{endpoint: queue.Chat, model: "m", stream: true, usage: true, seeded: true, cache: &yes, lane: queue.Batch, laneBy: "lorry.lane", deadline: testNow.Add(10 * time.Minute),
 		webhook:  &queue.Webhook{URL: "https://example.com/hook", Secret: "0123456789012345678901234567890"},
 		replayOf: "job_1", metadata: map[string]string{"k": "v"},
 		request: engine.Request{Kind: engine.Chat, Deterministic: true, Messages: json.RawMessage(`[{"role":"user","content":"hi"}]`),
