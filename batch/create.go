@@ -30,8 +30,13 @@ type CreateBatch struct {
 	// RetryOf is set by Retry.
 	RetryOf string
 
-	// Body is a digest of the request (hex). A create that says it is Retried finds the batch that an equal one made
-	// lately. One with an IdempotencyKey finds the batch made under it in the last 24 hours.
+	Repeat
+}
+
+// Repeat is how a request that is sent again is known. The zero value knows none.
+type Repeat struct {
+	// Body is a digest of the request (hex). One that says it is Retried finds the batch that an equal one made lately.
+	// One with an IdempotencyKey finds the batch made under it in the last 24 hours.
 	Body           string
 	Retried        bool
 	IdempotencyKey string
@@ -54,13 +59,18 @@ func (bs *Batches) Create(ctx context.Context, tenant string, w CreateBatch) (Ba
 	if err != nil {
 		return Batch{}, err
 	}
-	id, err := bs.intend(ctx, tenant, w)
+	id, err := bs.intend(ctx, tenant, w.Repeat)
 	if err != nil {
 		return Batch{}, err
 	}
 	if b, err := bs.get(ctx, tenant, id); !errors.Is(err, ErrNoBatch) {
 		return b, err
 	}
+	return bs.make(ctx, tenant, id, file, w)
+}
+
+// make writes the batch of an ID down, and holds its file's bytes.
+func (bs *Batches) make(ctx context.Context, tenant, id string, file File, w CreateBatch) (Batch, error) {
 	held, err := bs.cfg.Files.hold(ctx, file, id)
 	if err != nil {
 		return Batch{}, err
@@ -122,21 +132,21 @@ func shortSum(s string) string {
 }
 
 // intend is the ID that the request's batch has or gets.
-func (bs *Batches) intend(ctx context.Context, tenant string, w CreateBatch) (string, error) {
-	mine := intent{V, queue.NewID(batchPrefix), w.Body}
+func (bs *Batches) intend(ctx context.Context, tenant string, r Repeat) (string, error) {
+	mine := intent{V, queue.NewID(batchPrefix), r.Body}
 	switch {
-	case w.IdempotencyKey != "":
-		return bs.bind(ctx, idemKey(tenant, w.IdempotencyKey), mine, idemTime)
-	case w.Body == "":
+	case r.IdempotencyKey != "":
+		return bs.bind(ctx, idemKey(tenant, r.IdempotencyKey), mine, idemTime)
+	case r.Body == "":
 		return mine.Batch, nil
-	case w.Retried:
-		return bs.bind(ctx, sameKey(tenant, w.Body), mine, againTime)
+	case r.Retried:
+		return bs.bind(ctx, sameKey(tenant, r.Body), mine, againTime)
 	}
 	kv, err := bs.bucket(ctx)
 	if err != nil {
 		return "", err
 	}
-	if _, err := kv.Put(ctx, sameKey(tenant, w.Body), encode(mine)); err != nil {
+	if _, err := kv.Put(ctx, sameKey(tenant, r.Body), encode(mine)); err != nil {
 		return "", fmt.Errorf("batch: create: %w", err)
 	}
 	return mine.Batch, nil

@@ -44,7 +44,7 @@ func (o *office) create(w CreateBatch) Batch {
 
 func TestCreateAgain(t *testing.T) {
 	o := openOffice(t)
-	w := CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions, Body: "digest"}
+	w := CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions, Repeat: Repeat{Body: "digest"}}
 	first := o.create(w)
 	if b := o.create(w); b.ID == first.ID {
 		t.Error("two requests became one batch")
@@ -71,7 +71,7 @@ func TestCreateAgain(t *testing.T) {
 
 func TestCreateUnderAKey(t *testing.T) {
 	o := openOffice(t)
-	w := CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions, Body: "digest", IdempotencyKey: "k"}
+	w := CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions, Repeat: Repeat{Body: "digest", IdempotencyKey: "k"}}
 	first := o.create(w)
 	if b := o.create(w); b.ID != first.ID {
 		t.Error("one key, two batches")

@@ -165,7 +165,8 @@ func unexecuted(s queue.State) lineFailure {
 	return lineFailure{"result_lost", "The result of this request was lost. Retry the batch: only such lines run again."}
 }
 
-// outputLine is a verdict as a line of the output or error file.
+// outputLine is a verdict as a line of the output or error file: OpenAI's, and how many attempts it took (none for what
+// the cache answered) where its SDKs do not look.
 func outputLine(batch string, v *result.Verdict) []byte {
 	if v.State == queue.Expired || v.State == queue.Cancelled {
 		return notExecuted(batch, v.Line, v.CustomID, unexecuted(v.State))
@@ -178,7 +179,9 @@ func outputLine(batch string, v *result.Verdict) []byte {
 	b = append(b, lineName(batch, v.Line)...)
 	b = append(b, `","body":`...)
 	b = append(b, body...)
-	return append(b, "},\"error\":null}\n"...)
+	b = append(b, `},"error":null,"lorry":{"attempts":`...)
+	b = strconv.AppendInt(b, int64(v.Attempt), 10)
+	return append(b, "}}\n"...)
 }
 
 func notExecuted(batch string, n int, customID string, why lineFailure) []byte {

@@ -7,13 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strings"
 
 	"lorry/queue"
 )
 
 // Retry makes a new batch of the lines that did not succeed: those that failed, and those that were cancelled or expired.
-// The batch must be over (else a *StatusError), and its input and error files still there (else ErrNotFound).
-func (bs *Batches) Retry(ctx context.Context, tenant, id string) (Batch, error) {
+// The batch must be over (else a *StatusError), and its input and error files still there (else ErrNotFound). A Repeat of
+// a retry is the batch that it made.
+func (bs *Batches) Retry(ctx context.Context, tenant, id string, r Repeat) (Batch, error) {
 	b, err := bs.get(ctx, tenant, id)
 	switch {
 	case err != nil:
@@ -23,16 +25,24 @@ func (bs *Batches) Retry(ctx context.Context, tenant, id string) (Batch, error) 
 	case b.ErrorFile == "":
 		return b, ErrNothing
 	}
-	file, err := bs.again(ctx, b)
+	next, err := bs.intend(ctx, tenant, r)
 	if err != nil {
 		return b, err
 	}
-	return bs.Create(ctx, tenant, CreateBatch{InputFile: file.ID, Endpoint: b.Endpoint, Window: b.Window.Duration(), WindowText: b.WindowText,
+	if made, err := bs.get(ctx, tenant, next); !errors.Is(err, ErrNoBatch) {
+		return made, err
+	}
+	file, err := bs.again(ctx, b, next)
+	if err != nil {
+		return b, err
+	}
+	return bs.make(ctx, tenant, next, file, CreateBatch{InputFile: file.ID, Endpoint: b.Endpoint, Window: b.Window.Duration(), WindowText: b.WindowText,
 		Metadata: b.Metadata, OutputExpiresAfter: b.OutputExpiresAfter.Duration(), Webhook: b.Webhook, Priority: b.Priority, RetryOf: b.ID})
 }
 
-// again is a file of the lines that are in a batch's error file, as they were.
-func (bs *Batches) again(ctx context.Context, b Batch) (File, error) {
+// again is a file of the lines that are in a batch's error file, as they were. It has the name of the batch that it is
+// for: who makes it again finds it.
+func (bs *Batches) again(ctx context.Context, b Batch, next string) (File, error) {
 	wanted, err := bs.unsuccessful(ctx, b)
 	if err != nil {
 		return File{}, err
@@ -49,9 +59,14 @@ func (bs *Batches) again(ctx context.Context, b Batch) (File, error) {
 	r, w := io.Pipe()
 	defer r.Close() // ends the copy where the file ended first
 	go func() { _ = w.CloseWithError(copyLines(w, in, b.Endpoint, wanted)) }()
-	return bs.cfg.Files.Create(ctx, b.Tenant, r, MaxBatchFile, func() (CreateFile, error) {
-		return CreateFile{Filename: "retry_of_" + b.ID + ".jsonl", Purpose: PurposeBatch}, nil
+	id := filePrefix + strings.TrimPrefix(next, batchPrefix)
+	file, err := bs.cfg.Files.Create(ctx, b.Tenant, r, MaxBatchFile, func() (CreateFile, error) {
+		return CreateFile{ID: id, Filename: "retry_of_" + b.ID + ".jsonl", Purpose: PurposeBatch}, nil
 	})
+	if errors.Is(err, ErrExists) {
+		return bs.cfg.Files.Get(ctx, b.Tenant, id)
+	}
+	return file, err
 }
 
 // names are custom IDs' digests.

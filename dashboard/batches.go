@@ -18,11 +18,15 @@ func (d *Dashboard) batchRoutes(mux *http.ServeMux) {
 	mux.Handle("GET /dashboard/batches", d.guard(d.batches))
 	mux.Handle("GET /dashboard/batches/{batch}", d.guard(d.batch))
 	for name, step := range map[string]func(ctx context.Context, tenant, id string) (batch.Batch, error){
-		"cancel": d.cfg.Batches.Cancel, "pause": d.cfg.Batches.Pause, "resume": d.cfg.Batches.Resume, "retry": d.cfg.Batches.Retry} {
+		"cancel": d.cfg.Batches.Cancel, "pause": d.cfg.Batches.Pause, "resume": d.cfg.Batches.Resume, "retry": d.retry} {
 		mux.Handle("POST /dashboard/batches/{batch}/"+name, d.guard(d.stepBatch(name, step)))
 	}
 	mux.Handle("GET /dashboard/files", d.guard(d.files))
 	mux.Handle("GET /dashboard/files/{file}", d.guard(d.file))
+}
+
+func (d *Dashboard) retry(ctx context.Context, tenant, id string) (batch.Batch, error) {
+	return d.cfg.Batches.Retry(ctx, tenant, id, batch.Repeat{})
 }
 
 // batchView is one row of the list, and the head of a batch's page.

@@ -23,7 +23,7 @@ func (s *Server) batchRoutes(mux *http.ServeMux) {
 		"GET /v1/batches/{id}":               s.getBatch,
 		"POST /v1/batches/{id}/cancel":       s.stepBatch(s.cfg.Batches.Cancel),
 		"GET /lorry/v1/batches/{id}/results": s.batchResults,
-		"POST /lorry/v1/batches/{id}/retry":  s.stepBatch(s.cfg.Batches.Retry),
+		"POST /lorry/v1/batches/{id}/retry":  s.retryBatch,
 		"POST /lorry/v1/batches/{id}/pause":  s.stepBatch(s.cfg.Batches.Pause),
 		"POST /lorry/v1/batches/{id}/resume": s.stepBatch(s.cfg.Batches.Resume),
 		"PATCH /lorry/v1/batches/{id}":       s.changeBatch,
@@ -50,7 +50,7 @@ func (s *Server) createBatch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := repeated(r, body, &wish); err != nil {
+	if wish.Repeat, err = repeated(r, "/v1/batches", body); err != nil {
 		return err
 	}
 	wish.Webhook = s.sealed(who.Tenant, wish.Webhook)
@@ -142,16 +142,12 @@ func readExpiry(o *object) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// repeated says how a create that is sent again is known: by its idempotency key, or, since the SDKs send none, by its
-// body and their word that it is a retry.
-func repeated(r *http.Request, body []byte, w *batch.CreateBatch) error {
-	idem, err := bodyOf(r, "/v1/batches", body)
-	if err != nil {
-		return err
-	}
+// repeated says how a request that makes a batch is known when it is sent again: by its idempotency key, or, since the
+// SDKs send none, by its body and their word that it is a retry.
+func repeated(r *http.Request, path string, body []byte) (batch.Repeat, error) {
+	idem, err := bodyOf(r, queue.Endpoint(path), body)
 	n, _ := strconv.Atoi(r.Header.Get("X-Stainless-Retry-Count"))
-	w.Body, w.IdempotencyKey, w.Retried = idem.Body, idem.Key, n > 0
-	return nil
+	return batch.Repeat{Body: idem.Body, IdempotencyKey: idem.Key, Retried: n > 0}, err
 }
 
 // noBatch is what a client is told of an error of batches.
@@ -255,6 +251,21 @@ func (s *Server) stepBatch(step func(ctx context.Context, tenant, id string) (ba
 		}
 		return s.answerStep(w, r, func(ctx context.Context, id string) (batch.Batch, error) { return step(ctx, who.Tenant, id) })
 	}
+}
+
+// retryBatch makes a batch of another one's lines that did not succeed.
+func (s *Server) retryBatch(w http.ResponseWriter, r *http.Request) error {
+	if !s.hold() {
+		return draining(w)
+	}
+	defer s.release()
+	again, err := repeated(r, r.URL.Path, nil)
+	if err != nil {
+		return err
+	}
+	return s.stepBatch(func(ctx context.Context, tenant, id string) (batch.Batch, error) {
+		return s.cfg.Batches.Retry(ctx, tenant, id, again)
+	})(w, r)
 }
 
 func (s *Server) answerStep(w http.ResponseWriter, r *http.Request, step func(context.Context, string) (batch.Batch, error)) error {
