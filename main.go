@@ -102,7 +102,7 @@ Every setting is a flag, a LORRY_… variable, or a key of a YAML file; lorry co
 	}
 	add("run", newUp(), newProducer(), newWorker(), newScheduler(), newDashboard())
 	add("use", cli.Commands(bindTarget)...)
-	add("admin", newConfig(), newKey(), newWebhook(), newModel(), newQuantize(), newBench(), newVersion())
+	add("admin", newConfig(), newKey(), cli.NewTenant(bindTarget), newWebhook(), newModel(), newQuantize(), newBench(), newVersion())
 	usageArgs(root)
 	return root
 }

@@ -1,8 +1,8 @@
 package access
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,16 +24,23 @@ type Settings struct {
 	MaxReady int `json:"max_ready,omitempty"`
 	// Paused tenants' asynchronous jobs are accepted and wait.
 	Paused bool `json:"paused,omitempty"`
+	// RequestsPerMinute and TokensPerMinute bound what the tenant may have run, by all producers and batches together;
+	// requests past them get 429, batches' lines wait. 0: no bound.
+	RequestsPerMinute int `json:"requests_per_minute,omitempty"`
+	TokensPerMinute   int `json:"tokens_per_minute,omitempty"`
+	// EnqueuedTokens bounds the tokens of the tenant's running batches of one model; one more batch fails. 0: no bound.
+	EnqueuedTokens int `json:"enqueued_tokens,omitempty"`
 }
 
-const maxWeight = 1000
+// MaxWeight bounds a tenant's weight.
+const MaxWeight = 1000
 
 func (s Settings) check() error {
 	switch {
-	case s.Weight < 0 || s.Weight > maxWeight:
-		return fmt.Errorf("access: weight %d: it is 1 to %d", s.Weight, maxWeight)
-	case s.MaxWaiting < 0 || s.MaxReady < 0:
-		return errors.New("access: a cap can't be negative; 0 means none")
+	case s.Weight < 0 || s.Weight > MaxWeight:
+		return fmt.Errorf("access: weight %d: it is 1 to %d", s.Weight, MaxWeight)
+	case min(s.MaxWaiting, s.MaxReady, s.RequestsPerMinute, s.TokensPerMinute, s.EnqueuedTokens) < 0:
+		return errors.New("access: a bound can't be negative; 0 means none")
 	}
 	return nil
 }
@@ -65,34 +72,48 @@ func (s *Store) Tenants() []string {
 
 // PutTenant replaces a tenant's settings.
 func (s *Store) PutTenant(ctx context.Context, tenant string, t Settings) error {
-	if err := cmp.Or(Slug(tenant), t.check()); err != nil {
-		return err
+	_, err := s.ChangeTenant(ctx, tenant, func(old *Settings) { *old = t })
+	return err
+}
+
+// ChangeTenant changes a tenant's settings, and returns what they are then. change may be called again, with what
+// somebody else has set meanwhile.
+func (s *Store) ChangeTenant(ctx context.Context, tenant string, change func(*Settings)) (t Settings, err error) {
+	if err := Slug(tenant); err != nil {
+		return t, err
 	}
 	kv, err := s.bucket(ctx)
 	if err != nil {
-		return err
+		return t, err
 	}
-	t.V = 1
 	for {
-		revision, err := revisionOf(ctx, kv, tenantKeys+tenant)
+		t, revision, err := settingsOf(ctx, kv, tenant)
 		if err != nil {
-			return err
+			return t, err
+		}
+		change(&t)
+		t.V = 1
+		if err := t.check(); err != nil {
+			return t, err
 		}
 		err = s.put(ctx, kv, tenantKeys+tenant, revision, t)
 		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) && !errors.Is(err, jetstream.ErrKeyExists) {
-			return err
+			return t, err
 		}
 	}
 }
 
-// revisionOf is a record's revision; 0 where there is none.
-func revisionOf(ctx context.Context, kv jetstream.KeyValue, key string) (uint64, error) {
-	e, err := kv.Get(ctx, key)
+// settingsOf are a tenant's settings as they stand, and their revision; 0 where there are none.
+func settingsOf(ctx context.Context, kv jetstream.KeyValue, tenant string) (t Settings, revision uint64, err error) {
+	e, err := kv.Get(ctx, tenantKeys+tenant)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return 0, nil
+		return t, 0, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(e.Value(), &t)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("access: read %s: %w", key, err)
+		return t, 0, fmt.Errorf("access: read settings of %s: %w", tenant, err)
 	}
-	return e.Revision(), nil
+	return t, e.Revision(), nil
 }

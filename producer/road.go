@@ -56,6 +56,9 @@ func (t *trip) submit() (*result.Verdict, error) {
 	defer cancel()
 	j := t.job
 	if j.CacheKey == "" {
+		if err := t.charge(ctx); err != nil {
+			return nil, err
+		}
 		if err := t.s.cfg.Results.Accept(ctx, j); err != nil {
 			return nil, t.unsent(err)
 		}
@@ -69,6 +72,9 @@ func (t *trip) submit() (*result.Verdict, error) {
 		return t.over(ctx)
 	case joined.Hit != nil:
 		return t.settle(ctx, t.cached(joined.Hit, ""))
+	}
+	if err := t.charge(ctx); err != nil {
+		return nil, t.unsent(err)
 	}
 	t.missed(joined)
 	return nil, t.sent(t.s.cfg.Queue.Submit(ctx, j))
@@ -225,6 +231,9 @@ func (t *trip) start(ctx context.Context, w *result.Waiter) (*result.Verdict, er
 func (t *trip) push(accept bool) error {
 	ctx, cancel := t.step()
 	defer cancel()
+	if err := t.charge(ctx); err != nil {
+		return t.unsent(err)
+	}
 	if accept {
 		if err := t.s.cfg.Results.Accept(ctx, t.job); err != nil {
 			return t.unsent(err)

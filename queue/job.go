@@ -5,6 +5,7 @@ package queue
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -111,6 +112,23 @@ type Job struct {
 	// History is what happened to earlier attempts that failed by the job's or the engine's fault.
 	History []Attempt `json:"history,omitempty"`
 }
+
+// Cost is a job's share of an engine in tokens: a guess until it ends. Four bytes are about a token; an answer without a
+// bound counts as 256.
+func (j *Job) Cost() int {
+	q := &j.Request
+	prompt := (len(q.Messages)+len(q.Prompt))/4 + len(q.Tokens)
+	for _, in := range q.Inputs {
+		prompt += len(in.Text)/4 + len(in.Tokens)
+	}
+	if !q.Samples() {
+		return max(1, prompt)
+	}
+	return prompt + cmp.Or(q.Sampling.MaxTokens, DefaultAnswer)*max(1, q.Sampling.N)
+}
+
+// DefaultAnswer is how many tokens an answer without a bound is taken for.
+const DefaultAnswer = 256
 
 // Webhook is where a job's end is announced.
 type Webhook struct {

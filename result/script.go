@@ -24,6 +24,8 @@ var (
 	projectLua string
 	//go:embed lua/forget.lua
 	forgetLua string
+	//go:embed lua/rate.lua
+	rateLua string
 
 	acceptScript  = redis.NewScript(acceptLua)
 	joinScript    = redis.NewScript(joinLua)
@@ -32,8 +34,9 @@ var (
 	releaseScript = redis.NewScript(releaseLua)
 	projectScript = redis.NewScript(projectLua)
 	forgetScript  = redis.NewScript(forgetLua)
+	rateScript    = redis.NewScript(rateLua)
 
-	scripts = []*redis.Script{acceptScript, joinScript, claimScript, renewScript, releaseScript, projectScript, forgetScript}
+	scripts = []*redis.Script{acceptScript, joinScript, claimScript, renewScript, releaseScript, projectScript, forgetScript, rateScript}
 )
 
 // call is one run of a script.

@@ -52,23 +52,9 @@ const (
 
 func newOrder() *order { return &order{flows: map[string]*flow{}} }
 
-// cost is a job's share of the engine in tokens: a guess until it ends, when correct mends it. Four bytes are about a
-// token; an answer without a bound counts as 256.
-func cost(j *queue.Job) float64 {
-	q := &j.Request
-	prompt := (len(q.Messages)+len(q.Prompt))/4 + len(q.Tokens)
-	for _, in := range q.Inputs {
-		prompt += len(in.Text)/4 + len(in.Tokens)
-	}
-	if !q.Samples() {
-		return float64(max(1, prompt))
-	}
-	return float64(prompt + cmp.Or(q.Sampling.MaxTokens, 256)*max(1, q.Sampling.N))
-}
-
 // add makes a job a candidate.
 func (o *order) add(it *item) {
-	it.cost = cost(&it.job)
+	it.cost = float64(it.job.Cost())
 	it.src.heads++
 	f := o.flows[it.job.Tenant]
 	if f == nil {
