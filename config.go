@@ -72,6 +72,7 @@ type Config struct {
 
 	MaxBody       Size          `yaml:"max_body" env:"MAX_BODY" for:"up producer" doc:"longest request body; past it clients get 413"`
 	TenantWaiting int           `yaml:"tenant_waiting" env:"TENANT_WAITING" for:"up producer" doc:"requests of one tenant that may wait for their answers; past them clients get 429; 0: the producer's default"`
+	RefuseLate    bool          `yaml:"batch_refuse_late" env:"BATCH_REFUSE_LATE" for:"up scheduler" doc:"fail batches at once whose forecast, at the speed measured lately, is past their completion window (code completion_window_too_short); without it they run, and expire"`
 	CacheBytes    Size          `yaml:"cache_bytes" env:"CACHE_BYTES" for:"up producer worker scheduler dashboard" doc:"answers kept for repeats, a tenant; 0: the store's default"`
 	CacheTTL      time.Duration `yaml:"cache_ttl" env:"CACHE_TTL" for:"up producer worker scheduler dashboard" doc:"how long such an answer is kept; 0: the store's default"`
 	ResultTTL     time.Duration `yaml:"result_ttl" env:"RESULT_TTL" for:"up producer worker scheduler dashboard" doc:"how long a finished job can be read; 0: the store's default"`

@@ -59,6 +59,8 @@ var Endpoints = []queue.Endpoint{queue.Chat, queue.Completions, queue.Embeddings
 const (
 	// MaxLines is how many lines a batch may have, OpenAI's.
 	MaxLines = 50_000
+	// MaxInputs is how many inputs all lines of a batch for embeddings may have together, OpenAI's.
+	MaxInputs = 50_000
 	// MaxLine is how long one line may be, in bytes. (A line whose body is over what a message may carry fails alone.)
 	MaxLine = 16<<20 - 1
 	// MinWindow and MaxWindow bound the completion window, DefaultWindow is OpenAI's.
@@ -145,6 +147,11 @@ type Batch struct {
 	Input File `json:"input"`
 	// Lines names the blob of line offsets, once validated.
 	Lines string `json:"lines,omitempty"`
+	// Work is what all lines may cost in tokens: their prompts, and answers as long as they may be. A guess, of when they
+	// were validated.
+	Work int64 `json:"work,omitempty"`
+	// Forecast is when the last line was expected to end, as of the batch's validation; 0: nobody knew.
+	Forecast int64 `json:"forecast,omitempty"`
 	// Announced says that the end is told of and the input let go; Purged, that the lines' results are gone.
 	Announced bool `json:"announced,omitempty"`
 	Purged    bool `json:"purged,omitempty"`

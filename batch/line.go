@@ -3,10 +3,12 @@ package batch
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"unicode/utf8"
 
 	"lorry/engine"
@@ -81,6 +83,25 @@ type Line struct {
 	Body     json.RawMessage
 	// Model is the body's.
 	Model string
+	// Inputs counts what the body has under "input", which is what an embeddings line embeds.
+	Inputs int
+	// answer is how many tokens the answer may have, 0 where the body does not say; choices are how many answers.
+	answer, choices int
+}
+
+// completionTokens is OpenAI's bound of answers of /v1/completions that name none.
+const completionTokens = 16
+
+// Work is what the line may cost in tokens, as far as its text shows: queue.Job.Cost, without reading the request.
+func (l *Line) Work(e queue.Endpoint) int {
+	prompt, bound := len(l.Body)/4, queue.DefaultAnswer
+	switch e {
+	case queue.Embeddings:
+		return max(1, prompt)
+	case queue.Completions:
+		bound = completionTokens
+	}
+	return prompt + cmp.Or(l.answer, bound)*max(1, l.choices)
 }
 
 // Codes of lines that are not in the shape of lines. The first three are OpenAI's.
@@ -190,6 +211,12 @@ func (l *Line) readBody() *LineError {
 			model = value
 		case "stream":
 			stream = value
+		case "input":
+			l.Inputs = inputs(value)
+		case "max_tokens", "max_completion_tokens", "max_output_tokens":
+			l.answer = number(value)
+		case "n":
+			l.choices = number(value)
 		}
 	}
 	if string(stream) == "true" {
@@ -199,6 +226,35 @@ func (l *Line) readBody() *LineError {
 		return e
 	}
 	return lineError(codeMissing, "body.model", "Missing required parameter: 'body.model'.")
+}
+
+// mostCounted bounds a number that nobody has checked yet.
+const mostCounted = 1 << 20
+
+// number is a whole number in a body; 0 for anything else, which is refused when the line is read.
+func number(value []byte) int {
+	n, err := strconv.Atoi(string(value))
+	if err != nil || n < 0 {
+		return 0
+	}
+	return min(n, mostCounted)
+}
+
+// inputs counts what is to be embedded: a list of numbers is one input, as a text is; a list of anything else is many.
+func inputs(value []byte) (n int) {
+	if value[0] != '[' {
+		return 1
+	}
+	for i := space(value, 1); value[i] != ']'; i = space(value, i) {
+		if value[i] == ',' {
+			i = space(value, i+1)
+		}
+		if n == 0 && value[i] != '"' && value[i] != '[' {
+			return 1
+		}
+		i, n = skip(value, i), n+1
+	}
+	return n
 }
 
 // members walks over a JSON object's fields without understanding them. The text must be a valid object.

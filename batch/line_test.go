@@ -193,6 +193,44 @@ func TestValidation(t *testing.T) {
 	}
 }
 
+// TestEmbeddingInputs: a batch's inputs count over all its lines.
+func TestEmbeddingInputs(t *testing.T) {
+	file := func(inputs ...string) string {
+		var b strings.Builder
+		for i, in := range inputs {
+			fmt.Fprintf(&b, `{"custom_id":"c%d","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":%s}}`+"\n", i, in)
+		}
+		return b.String()
+	}
+	list := func(item string, n int) string { return "[" + strings.Repeat(item+" , ", n-1) + item + "]" }
+	for name, c := range map[string]struct {
+		inputs []string
+		n      int // -1: too many
+	}{
+		"texts":                 {[]string{`"a"`, `"b"`}, 2},
+		"lists of texts":        {[]string{`["a","]"]`, `[ "b" ]`}, 3},
+		"tokens are one":        {[]string{`[1,2,3]`, `[[1,2],[3]]`}, 3},
+		"none":                  {[]string{`[ ]`}, 0},
+		"as many as may be":     {[]string{list(`"a"`, MaxInputs-1), `"b"`}, MaxInputs},
+		"one too many":          {[]string{list(`"a"`, MaxInputs), `"b"`}, -1},
+		"too many in one":       {[]string{list(`[1]`, MaxInputs+1)}, -1},
+		"of others none counts": {nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := &validation{endpoint: queue.Embeddings, offsets: newOffsets(), seen: map[[16]byte]int32{}}
+			text := file(c.inputs...)
+			if c.inputs == nil {
+				v.endpoint, text = queue.Completions, good(1)
+			}
+			ok(t, v.readAll(strings.NewReader(text)))
+			refused := len(v.errs) == 1 && v.errs[0].Code == "too_many_tasks" && v.errs[0].Line == 0
+			if refused != (c.n < 0) || c.n >= 0 && (v.inputs != c.n || len(v.errs) > 0) {
+				t.Errorf("%d inputs, errors %+v", v.inputs, v.errs)
+			}
+		})
+	}
+}
+
 func capped() (s string) {
 	for i := range maxErrors {
 		s += fmt.Sprintf("invalid_json_line %d, ", i+1)

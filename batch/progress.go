@@ -79,8 +79,15 @@ func (p *Progress) forecast(b Batch, c result.BatchCounts, now time.Time) {
 		return
 	}
 	p.Position, p.TokensPerSecond, p.HeldBackBy = r.Position, r.TokensPerSecond, Hold(r.HeldBackBy)
-	stands := p.HeldBackBy == Paused || p.HeldBackBy == NoWorker
-	if r.LinesPerSecond > 0 && !stands {
-		p.ETA = now.Add(time.Duration(float64(left) / r.LinesPerSecond * float64(time.Second)))
+	if stands := p.HeldBackBy == Paused || p.HeldBackBy == NoWorker; !stands {
+		p.ETA = ETA(now, left, r.LinesPerSecond)
 	}
+}
+
+// ETA is when the lines that are left will have ended at a pace; zero where there is none.
+func ETA(now time.Time, left int, linesPerSecond float64) time.Time {
+	if linesPerSecond <= 0 {
+		return time.Time{}
+	}
+	return now.Add(time.Duration(float64(left) / linesPerSecond * float64(time.Second)))
 }

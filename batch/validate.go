@@ -15,9 +15,13 @@ import (
 // other error it is tried again.
 type Resolve func(ctx context.Context, model string) (engine.Model, error)
 
+// Admit decides on a batch whose lines are counted, and fills in its Forecast. What it returns refuses the batch; after
+// an error it is tried again.
+type Admit func(ctx context.Context, b *Batch) (*LineError, error)
+
 // Validate reads all lines of a validating batch once, in bounded memory, and makes it in_progress or failed. A batch that
-// others changed meanwhile stays as they left it.
-func (bs *Batches) Validate(ctx context.Context, b Batch, resolve Resolve) (Batch, error) {
+// others changed meanwhile stays as they left it. A nil admit takes all.
+func (bs *Batches) Validate(ctx context.Context, b Batch, resolve Resolve, admit Admit) (Batch, error) {
 	v := &validation{endpoint: b.Endpoint, offsets: newOffsets(), seen: map[[16]byte]int32{}}
 	if err := bs.read(ctx, b, v); err != nil {
 		return b, err
@@ -26,20 +30,43 @@ func (bs *Batches) Validate(ctx context.Context, b Batch, resolve Resolve) (Batc
 	if err != nil {
 		return b, err
 	}
+	v.fill(&b, model)
+	if err := v.admit(ctx, &b, admit); err != nil {
+		return b, err
+	}
 	if len(v.errs) > 0 {
 		return bs.update(ctx, b.Tenant, b.ID, func(b *Batch) error {
 			b.Errors = v.errs
 			return b.move(Failed, "fail", bs.cfg.Now())
 		})
 	}
+	forecast := b.Forecast
 	kept, err := bs.cfg.Files.keep(ctx, b.ID, bytes.NewReader(v.offsets))
 	if err != nil {
 		return b, err
 	}
 	return bs.update(ctx, b.Tenant, b.ID, func(b *Batch) error {
-		b.Lines, b.Model, b.Resolved, b.Counts.Total = kept.Digest, v.model, model, v.offsets.len()
+		v.fill(b, model)
+		b.Lines, b.Forecast = kept.Digest, forecast
 		return b.move(InProgress, "begin", bs.cfg.Now())
 	})
+}
+
+// fill says in a batch what its lines have shown.
+func (v *validation) fill(b *Batch, model engine.Model) {
+	b.Model, b.Resolved, b.Counts.Total, b.Work = v.model, model, v.offsets.len(), v.work
+}
+
+// admit asks whether a batch of valid lines may begin.
+func (v *validation) admit(ctx context.Context, b *Batch, admit Admit) error {
+	if admit == nil || len(v.errs) > 0 {
+		return nil
+	}
+	e, err := admit(ctx, b)
+	if e != nil {
+		v.fail(e.Line, e)
+	}
+	return err
 }
 
 // read puts the file through a validation. An error is not the file's fault.
@@ -74,6 +101,8 @@ type validation struct {
 	seen     map[[16]byte]int32 // digests of custom_ids, and their lines
 	model    string
 	first    int // the line that named it
+	inputs   int // of embeddings
+	work     int64
 	errs     []LineError
 }
 
@@ -106,6 +135,11 @@ func (v *validation) readAll(r io.Reader) error {
 		if e := v.line(text, lines.number); e != nil && !v.fail(lines.number, e) {
 			return nil
 		}
+		if v.inputs > MaxInputs {
+			v.errs = nil
+			v.fail(0, lineError("too_many_tasks", "", "The file has more than %d inputs to embed: split it into several batches.", MaxInputs))
+			return nil
+		}
 	}
 }
 
@@ -126,6 +160,10 @@ func (v *validation) line(text []byte, number int) *LineError {
 		return lineError(codeDuplicate, "custom_id", "The custom_id of this line is that of line %d: each must be unique.", before)
 	}
 	v.seen[key] = int32(number)
+	v.work += int64(l.Work(v.endpoint))
+	if v.endpoint == queue.Embeddings {
+		v.inputs += l.Inputs
+	}
 	switch {
 	case v.model == "":
 		v.model, v.first = l.Model, number

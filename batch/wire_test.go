@@ -22,7 +22,7 @@ func whole() Batch {
 		CancellingAt: 8, CancelledAt: 9, Counts: Counts{3, 2, 1}, Usage: Usage{4, 5, 6}, Errors: []LineError{{"c", "m", "p", 7}},
 		Metadata: map[string]string{"k": "v"}, OutputExpiresAfter: Millis(2 * time.Hour), Webhook: &queue.Webhook{URL: "https://example.com", Secret: "sealed"},
 		RetryOf: "batch_0", Paused: true, Priority: 1, Input: File{V: V, ID: "batch_1", Tenant: holders, Filename: "f", Bytes: 1, Purpose: PurposeBatch,
-			CreatedAt: 1, Digest: "d", Status: Processed}, Lines: "l", Announced: true, Purged: true}
+			CreatedAt: 1, Digest: "d", Status: Processed}, Lines: "l", Work: 10, Forecast: 11, Announced: true, Purged: true}
 }
 
 // TestGoldens: bytes that other versions read. A change here needs a new V, and a reader of the old one.

@@ -54,6 +54,7 @@ type Batch struct {
 		Position        int     `json:"position"`
 		TokensPerSecond float64 `json:"tokens_per_second"`
 		ETA             int64   `json:"eta"`
+		Forecast        int64   `json:"forecast"`
 		HeldBackBy      string  `json:"held_back_by"`
 	} `json:"lorry"`
 }
@@ -256,7 +257,7 @@ func printBatch(w io.Writer, format string, raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &b); err != nil {
 		return fmt.Errorf("read the batch: %w", err)
 	}
-	rows := [][2]string{{"id", b.ID}, {"status", b.state()}, {"lines", b.lines()}, {"speed", b.speed()}, {"eta", Stamp(b.Lorry.ETA)}, {"held back by", b.Lorry.HeldBackBy},
+	rows := [][2]string{{"id", b.ID}, {"status", b.state()}, {"lines", b.lines()}, {"speed", b.speed()}, {"eta", Stamp(b.Lorry.ETA)}, {"forecast at its start", Stamp(b.Lorry.Forecast)}, {"held back by", b.Lorry.HeldBackBy},
 		{"endpoint", b.Endpoint}, {"model", b.Model}, {"tokens", b.tokens()}, {"created", Stamp(b.CreatedAt)}, {"ended", Stamp(b.ended())},
 		{"input", b.InputFileID}, {"output", b.OutputFileID}, {"errors", b.ErrorFileID}, {"retry of", b.Lorry.RetryOf}}
 	if !b.over() {

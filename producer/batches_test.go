@@ -47,7 +47,7 @@ func TestBatchObject(t *testing.T) {
 	if d := time.Since(time.Unix(int64(created), 0)); d < -time.Second || d > time.Minute || b["expires_at"] != created+24*3600 {
 		t.Errorf("created %v, expires %v", created, b["expires_at"])
 	}
-	for k, v := range map[string]string{"request_counts": `{"completed":0,"failed":0,"total":0}`, "metadata": `{"a":"b"}`, "lorry": `{"paused":false,"priority":5,"retry_of":null}`,
+	for k, v := range map[string]string{"request_counts": `{"completed":0,"failed":0,"total":0}`, "metadata": `{"a":"b"}`, "lorry": `{"forecast":null,"paused":false,"priority":5,"retry_of":null}`,
 		"usage": `{"input_tokens":0,"input_tokens_details":{"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}`} {
 		if got, _ := json.Marshal(b[k]); string(got) != v {
 			t.Errorf("%s is %s, want %s", k, got, v)

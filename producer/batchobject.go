@@ -60,6 +60,9 @@ type batchExtras struct {
 	Priority int     `json:"priority"`
 	Paused   bool    `json:"paused"`
 	RetryOf  *string `json:"retry_of"`
+	// Forecast is the unix second in which the last line was expected to end when the lines were counted, at the speed
+	// measured lately; null before, and while nothing was measured.
+	Forecast *int64 `json:"forecast"`
 	// Counts and what follows are told by GET /v1/batches/{id} while the batch is not over.
 	Counts *batchCounts `json:"counts,omitempty"`
 	// Position counts the tenant's batches of the same model that go first.
@@ -87,7 +90,7 @@ func showBatch(b batch.Batch) *batchObject {
 		CreatedAt: b.CreatedAt, InProgressAt: moment(b.InProgressAt), ExpiresAt: b.ExpiresAt, FinalizingAt: moment(b.FinalizingAt),
 		CompletedAt: moment(b.CompletedAt), FailedAt: moment(b.FailedAt), ExpiredAt: moment(b.ExpiredAt), CancellingAt: moment(b.CancellingAt),
 		CancelledAt: moment(b.CancelledAt), RequestCounts: b.Counts, Usage: showUsage(b.Usage), Metadata: b.Metadata,
-		Lorry: batchExtras{Priority: b.Priority, Paused: b.Paused, RetryOf: optional(b.RetryOf)}}
+		Lorry: batchExtras{Priority: b.Priority, Paused: b.Paused, RetryOf: optional(b.RetryOf), Forecast: moment(b.Forecast)}}
 }
 
 func showUsage(u batch.Usage) (o batchUsage) {

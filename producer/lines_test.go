@@ -2,9 +2,11 @@ package producer
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
+	"lorry/batch"
 	"lorry/engine"
 	"lorry/queue"
 )
@@ -26,6 +28,9 @@ func TestLines(t *testing.T) {
 		"unknown field":  {queue.Completions, `{"model":"m","prompt":"hi","promt":1}`, codeUnknown, "promt", false},
 		"stream":         {queue.Completions, `{"model":"m","prompt":"hi","stream":true}`, codeUnsupported, "stream", false},
 		"deadline":       {queue.Completions, `{"model":"m","prompt":"hi","lorry":{"deadline":"1h"}}`, codeUnsupported, "lorry.deadline", false},
+		"flex lane":      {queue.Completions, `{"model":"m","prompt":"hi","lorry":{"lane":"flex"}}`, codeUnsupported, "lorry.lane", false},
+		"flex tier":      {queue.Chat, `{"model":"m","messages":[{"role":"user","content":"hi"}],"service_tier":"flex"}`, codeUnsupported, "service_tier", false},
+		"its own lane":   {queue.Completions, `{"model":"m","prompt":"hi","seed":1,"service_tier":"default","lorry":{"lane":"batch"}}`, "", "", true},
 		"zero byte":      {queue.Completions, `{"model":"m","prompt":"a\u0000"}`, codeValue, "", false},
 		"too large":      {queue.Completions, `{"model":"m","prompt":"` + strings.Repeat("x", 10_000) + `"}`, codeTooLarge, "", false},
 		"other endpoint": {queue.Generate, `{"text":"hi"}`, codeUnsupported, "url", false},
@@ -46,6 +51,38 @@ func TestLines(t *testing.T) {
 			again := &queue.Job{ID: j.ID, Tenant: "acme", Endpoint: c.endpoint, Request: engine.Request{Model: m}}
 			if e := l.Read(again, []byte(c.body)); e != nil || string(again.Encode()) != string(j.Encode()) {
 				t.Error("the same line fed again is another job")
+			}
+		})
+	}
+}
+
+// TestLineWork: what a batch counts a line for, before it is read, is about what its job is counted for.
+func TestLineWork(t *testing.T) {
+	l := NewLines(LinesConfig{})
+	for name, c := range map[string]struct {
+		endpoint queue.Endpoint
+		body     string
+	}{
+		"chat":              {queue.Chat, `{"model":"m","messages":[{"role":"user","content":"hi"}]}`},
+		"chat with a bound": {queue.Chat, `{"model":"m","messages":[{"role":"user","content":"hi"}],"max_completion_tokens":77}`},
+		"three answers":     {queue.Chat, `{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":77,"n":3}`},
+		"completion":        {queue.Completions, `{"model":"m","prompt":"hi"}`},
+		"a long one":        {queue.Completions, `{"model":"m","prompt":"` + strings.Repeat("word ", 400) + `","max_tokens":5}`},
+		"embeddings":        {queue.Embeddings, `{"model":"m","input":["` + strings.Repeat("word ", 400) + `"]}`},
+		"response":          {queue.Responses, `{"model":"m","input":"hi"}`},
+		"bounded response":  {queue.Responses, `{"model":"m","input":"hi","max_output_tokens":99}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := &queue.Job{ID: "job_batch_1-1", Tenant: "acme", Endpoint: c.endpoint}
+			if e := l.Read(j, []byte(c.body)); e != nil {
+				t.Fatal(e)
+			}
+			line, e := batch.ParseLine([]byte(fmt.Sprintf(`{"custom_id":"1","method":"POST","url":%q,"body":%s}`, c.endpoint, c.body)), c.endpoint)
+			if e != nil {
+				t.Fatal(e)
+			}
+			if off := line.Work(c.endpoint) - j.Cost(); off < -5 || off > 30 { // JSON around it
+				t.Errorf("%d for a job of %d", line.Work(c.endpoint), j.Cost())
 			}
 		})
 	}

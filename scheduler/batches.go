@@ -35,7 +35,7 @@ type keeper struct {
 
 // keepBatches runs until ctx ends.
 func (s *Scheduler) keepBatches(ctx context.Context) error {
-	ls, err := openLeases(ctx, s.cfg.Queue.JS(), s.cfg.Queue.Replicas(), s.cfg.Instance)
+	ls, err := openLeases(ctx, s.cfg.Queue.JS(), s.cfg.Queue.Replicas(), s.cfg.Instance, s.leaseTTL)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (k *keeper) next(b batch.Batch) batchStep {
 }
 
 func (k *keeper) validate(ctx context.Context, b batch.Batch) (batch.Batch, error) {
-	return moved(k.cfg.Batches.Validate(ctx, b, k.cfg.Lines.Resolve))
+	return moved(k.cfg.Batches.Validate(ctx, b, k.cfg.Lines.Resolve, k.admit))
 }
 
 func (k *keeper) finish(to batch.Status) batchStep {

@@ -13,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/rs/zerolog"
 
+	"lorry/access"
 	"lorry/batch"
 	"lorry/blob"
 	"lorry/engine"
@@ -27,10 +29,16 @@ import (
 // plant is all that batches run on, over real servers, but a worker that the test plays.
 type plant struct {
 	t       *testing.T
+	nats    *server.Server
+	socket  string // Redis'
 	q       *queue.Queue
 	s       *result.Store
 	files   *batch.Files
 	batches *batch.Batches
+	gate    *gate
+	access  *access.Store // nil: all tenants are equal
+	// refuseLate is the scheduler's setting.
+	refuseLate bool
 	// runs counts runs of each job; hold, unless nil, is waited on before each answer.
 	mu   sync.Mutex
 	runs map[string]int
@@ -39,12 +47,16 @@ type plant struct {
 }
 
 func newPlant(t *testing.T) *plant {
-	q := queuetest.New(t, queue.Config{})
-	p := &plant{t: t, q: q, s: resulttest.New(t, result.Config{Queue: q}), runs: map[string]int{}}
+	nats, socket := queuetest.Server(t), resulttest.Server(t)
+	q := queuetest.New(t, queue.Config{Conn: queuetest.Connect(t, nats)})
+	p := &plant{t: t, nats: nats, socket: socket, q: q, runs: map[string]int{}}
+	p.s = resulttest.New(t, result.Config{Queue: q, Redis: resulttest.Client(t, socket)})
 	ok(t, q.SetupBase(t.Context(), testBase))
-	blobs, err := blob.OpenDir(blob.DirConfig{Dir: t.TempDir(), MinFree: 1})
+	dir, err := blob.OpenDir(blob.DirConfig{Dir: t.TempDir(), MinFree: 1})
 	ok(t, err)
-	t.Cleanup(func() { _ = blobs.Close() })
+	t.Cleanup(func() { _ = dir.Close() })
+	blobs := &gate{Store: dir}
+	p.gate = blobs
 	p.files = batch.NewFiles(batch.FilesConfig{JS: q.JS(), Blobs: blobs, Log: zerolog.Nop()})
 	p.batches = batch.NewBatches(batch.BatchesConfig{Queue: q, Results: p.s, Files: p.files, Log: zerolog.Nop()})
 	ok(t, p.files.Setup(t.Context()))
@@ -79,7 +91,7 @@ func (testLines) Read(j *queue.Job, body []byte) *engine.Error {
 
 // schedule runs a scheduler until stop.
 func (p *plant) schedule() (stop func()) {
-	s, err := New(Config{Queue: p.q, Results: p.s, Files: p.files, Batches: p.batches, Lines: testLines{}, Log: zerolog.New(zerolog.NewTestWriter(p.t)).Level(zerolog.WarnLevel)})
+	s, err := New(Config{Queue: p.q, Results: p.s, Files: p.files, Batches: p.batches, Lines: testLines{}, Access: p.access, RefuseLate: p.refuseLate, Log: zerolog.New(zerolog.NewTestWriter(p.t)).Level(zerolog.WarnLevel)})
 	ok(p.t, err)
 	return p.run(s.Run)
 }
@@ -218,6 +230,7 @@ type outLine struct {
 		Body       json.RawMessage
 	}
 	Error *struct{ Code, Message string }
+	Lorry struct{ Attempts int }
 }
 
 // read is a file's lines by custom ID.
@@ -266,7 +279,7 @@ func TestBatchLife(t *testing.T) {
 	}
 	for i := range n {
 		id := fmt.Sprintf("c%d", i+1)
-		if l, there := out[id]; there && (l.Response == nil || l.Response.StatusCode != 200 || l.Error != nil || !bytes.Contains(l.Response.Body, []byte("re: "))) {
+		if l, there := out[id]; there && (l.Response == nil || l.Response.StatusCode != 200 || l.Error != nil || l.Lorry.Attempts != 1 || !bytes.Contains(l.Response.Body, []byte("re: "))) {
 			t.Fatalf("%s: %+v", id, l)
 		}
 	}
@@ -421,7 +434,7 @@ func TestOverIsOver(t *testing.T) {
 			t.Errorf("%s by another tenant: %v", name, err)
 		}
 	}
-	if _, err := p.batches.Retry(t.Context(), "acme", b.ID); !errors.Is(err, batch.ErrNothing) {
+	if _, err := p.batches.Retry(t.Context(), "acme", b.ID, batch.Repeat{}); !errors.Is(err, batch.ErrNothing) {
 		t.Errorf("retry: %v", err)
 	}
 }
@@ -570,7 +583,7 @@ func TestFileIsDeletedMeanwhile(t *testing.T) {
 	if _, err := p.files.Open(t.Context(), b.Input); !errors.Is(err, batch.ErrNotFound) {
 		t.Errorf("the bytes are still there: %v", err)
 	}
-	if _, err := p.batches.Retry(t.Context(), "acme", b.ID); !errors.Is(err, batch.ErrNothing) {
+	if _, err := p.batches.Retry(t.Context(), "acme", b.ID, batch.Repeat{}); !errors.Is(err, batch.ErrNothing) {
 		t.Errorf("retry: %v", err)
 	}
 }
@@ -581,7 +594,7 @@ func TestRetryOfWhatFailed(t *testing.T) {
 	p.work()
 	old := p.create(inputOf(5) + inputLine(6, "bad", "") + "\n" + inputLine(7, "bad", ""))
 	old = p.await(old.ID, batch.Completed)
-	b, err := p.batches.Retry(t.Context(), "acme", old.ID)
+	b, err := p.batches.Retry(t.Context(), "acme", old.ID, batch.Repeat{})
 	ok(t, err)
 	b = p.await(b.ID, batch.Completed)
 	if b.RetryOf != old.ID || b.Counts != (batch.Counts{Total: 2, Failed: 2}) || b.OutputFile != "" {
@@ -591,7 +604,7 @@ func TestRetryOfWhatFailed(t *testing.T) {
 		t.Errorf("%v", bad)
 	}
 	ok(t, p.files.Delete(t.Context(), "acme", old.InputFile))
-	if _, err := p.batches.Retry(t.Context(), "acme", old.ID); !errors.Is(err, batch.ErrNotFound) {
+	if _, err := p.batches.Retry(t.Context(), "acme", old.ID, batch.Repeat{}); !errors.Is(err, batch.ErrNotFound) {
 		t.Errorf("without its input: %v", err)
 	}
 }

@@ -37,17 +37,19 @@ type dispatcher struct {
 	// refused lines have answers that could not be committed yet.
 	refused []*item
 	batches *batchRoad // nil where there are none
-	rate    float64    // jobs a second, a moving mean
-	ends    int        // since the last tick
+	meter   meter
+	rate    float64 // jobs a second, a moving mean
+	ends    int     // since the last tick
 }
 
 // tenants says what an operator has set.
 type tenants interface {
 	// Weight is the tenant's share beside the others'; Paused ones are passed over; MaxReady bounds its jobs in the
-	// window, 0 for no bound.
+	// window, 0 for no bound. Rate bounds what it may have run in a minute.
 	Weight(tenant string) float64
 	Paused(tenant string) bool
 	MaxReady(tenant string) int
+	Rate(tenant string) result.Rate
 }
 
 // lane is what waits and what is ready in one lane.
@@ -58,13 +60,14 @@ type lane struct {
 	sources map[string]*source
 	puller  *queue.Puller // to look, not to pull
 	probed  time.Time
+	limits  limits
 }
 
 func newDispatcher(b string, q *queue.Queue, r *result.Store, f *queue.Fleet, t tenants, br *batchRoad, log zerolog.Logger) *dispatcher {
 	d := &dispatcher{b: b, q: q, results: r, fleet: f, tenants: t, batches: br, log: log.With().Str("base", b).Logger(), lanes: map[queue.Lane]*lane{},
 		parked: map[string][]*item{}, charged: map[string]float64{}}
 	for _, l := range queue.Lanes {
-		d.lanes[l] = &lane{name: l, order: newOrder(), win: newWindow(), sources: map[string]*source{}, puller: q.Puller(l, b)}
+		d.lanes[l] = &lane{name: l, order: newOrder(), win: newWindow(), sources: map[string]*source{}, puller: q.Puller(l, b), limits: limits{}}
 	}
 	return d
 }
@@ -250,7 +253,7 @@ func (v *verdictCost) cost() float64 {
 func (d *dispatcher) look(ctx context.Context) {
 	d.rate += (float64(d.ends) - d.rate) / 4
 	d.ends = 0
-	for _, step := range []func(context.Context) error{d.lookBacklog, d.lookBatches, d.lookWindows, d.lookSources, d.expire, d.rejoin, d.refuse, d.report} {
+	for _, step := range []func(context.Context) error{d.lookBacklog, d.lookBatches, d.lookWindows, d.lookSources, d.expire, d.rejoin, d.refuse, d.report, d.measure} {
 		d.step(ctx, step)
 	}
 	if len(d.charged) > 8*maxWindow { // hints of their ends were lost
@@ -514,7 +517,7 @@ func (d *dispatcher) feed(ctx context.Context, ln *lane) error {
 		return err
 	}
 	for room := ln.win.room(); room > 0; room = ln.win.room() {
-		picks := d.picks(ln, room)
+		picks := d.picks(ctx, ln, room)
 		if len(picks) == 0 {
 			return nil
 		}
@@ -553,16 +556,19 @@ func (d *dispatcher) perDelivery(ln *lane) int {
 
 // picks are runs of jobs of one tenant and adapter, in order. One run is small beside the window, so that tenants take
 // turns inside it.
-func (d *dispatcher) picks(ln *lane, room int) (out [][]*item) {
+func (d *dispatcher) picks(ctx context.Context, ln *lane, room int) (out [][]*item) {
 	now, k := time.Now(), d.perDelivery(ln)
 	ready := map[string]int{}
 	for room > 0 {
 		its := ln.order.pick(now, min(k, room), d.tenants.Weight, func(t string) bool {
 			most := d.tenants.MaxReady(t)
-			return d.tenants.Paused(t) || most > 0 && ln.win.tenants[t]+ready[t] >= most
+			return d.tenants.Paused(t) || most > 0 && ln.win.tenants[t]+ready[t] >= most || ln.limits.holds(t, now)
 		})
 		if len(its) == 0 {
 			return out
+		}
+		if its = d.allowed(ctx, ln, its, now); len(its) == 0 {
+			continue
 		}
 		room -= len(its)
 		ready[its[0].job.Tenant] += len(its)

@@ -261,9 +261,9 @@ func TestLostConsumerIsMadeAgain(t *testing.T) {
 
 func TestLeaseHasOneHolder(t *testing.T) {
 	q := queuetest.New(t, queue.Config{})
-	a, err := openLeases(t.Context(), q.JS(), 1, "a")
+	a, err := openLeases(t.Context(), q.JS(), 1, "a", leaseTTL)
 	ok(t, err)
-	b, err := openLeases(t.Context(), q.JS(), 1, "b")
+	b, err := openLeases(t.Context(), q.JS(), 1, "b", leaseTTL)
 	ok(t, err)
 	old, held, err := a.take(t.Context(), "x")
 	if err != nil || !held {

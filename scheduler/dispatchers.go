@@ -14,7 +14,7 @@ const lookEvery = 250 * time.Millisecond
 
 // dispatch runs a dispatcher for each base whose lease is free, until ctx ends.
 func (s *Scheduler) dispatch(ctx context.Context) error {
-	ls, err := openLeases(ctx, s.cfg.Queue.JS(), s.cfg.Queue.Replicas(), s.cfg.Instance)
+	ls, err := openLeases(ctx, s.cfg.Queue.JS(), s.cfg.Queue.Replicas(), s.cfg.Instance, s.leaseTTL)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 
 const (
 	leaseBucket = "lease"
-	// leaseTTL is how long a dead holder's lease stands.
+	// leaseTTL is leases' ttl, but in tests.
 	leaseTTL = 15 * time.Second
 )
 
@@ -19,17 +19,19 @@ const (
 // history 1 and a TTL of its own (a key's own TTL is lost at the first update, CONTRACTS 3.5).
 type leases struct {
 	kv jetstream.KeyValue
+	// ttl is how long a dead holder's lease stands.
+	ttl time.Duration
 	// holder is this instance's name. One that starts again under the same name takes its own leases over at once.
 	holder string
 }
 
-func openLeases(ctx context.Context, js jetstream.JetStream, replicas int, holder string) (*leases, error) {
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: leaseBucket, History: 1, TTL: leaseTTL, Replicas: replicas,
+func openLeases(ctx context.Context, js jetstream.JetStream, replicas int, holder string, ttl time.Duration) (*leases, error) {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: leaseBucket, History: 1, TTL: ttl, Replicas: replicas,
 		Description: "who dispatches a base"})
 	if err != nil {
 		return nil, fmt.Errorf("scheduler: set up leases: %w", err)
 	}
-	return &leases{kv, holder}, nil
+	return &leases{kv, ttl, holder}, nil
 }
 
 // take tries once. revision fences: it is what renew and give need.
@@ -56,7 +58,7 @@ func (l *leases) keep(ctx context.Context, name string, revision uint64, work fu
 	defer cancel()
 	done := make(chan struct{})
 	go func() { defer close(done); work(ctx) }()
-	t := time.NewTicker(leaseTTL / 3)
+	t := time.NewTicker(l.ttl / 3)
 	defer t.Stop()
 	good := time.Now()
 	for {
@@ -70,7 +72,7 @@ func (l *leases) keep(ctx context.Context, name string, revision uint64, work fu
 			r, err := l.kv.Update(ctx, name, []byte(l.holder), revision)
 			if err == nil {
 				revision, good = r, time.Now()
-			} else if time.Since(good) > leaseTTL {
+			} else if time.Since(good) > l.ttl {
 				cancel()
 			}
 		}

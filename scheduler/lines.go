@@ -387,6 +387,7 @@ func (d *dispatcher) onLines(ctx context.Context, id string, m *nats.Msg) {
 		if charged, ok := d.charged[job]; ok {
 			delete(d.charged, job)
 			delta += float64(x.Tokens) - charged
+			d.meter.add(charged)
 		}
 		if s != nil {
 			s.from.(*lines).end(x)

@@ -10,13 +10,18 @@ import (
 	"lorry/result"
 )
 
-// paceWindow is over how many seconds a batch's pace is taken: long enough for lines that take half a minute, short enough
-// to see that another lane has become busy.
-const paceWindow = 120
+// A batch's pace is taken over the last half of its run: long enough that a busy minute of another lane weighs what it
+// weighed so far. paceWindow is the least, in seconds, for lines that take half a minute; longestWindow the most, to see
+// that another lane has become busy.
+const (
+	paceWindow    = 120
+	longestWindow = 600
+)
 
 // pace measures how fast a batch's lines end. It holds no clock.
 type pace struct {
 	lines, tokens int // so far
+	seconds       int
 	marks         []mark
 }
 
@@ -29,18 +34,20 @@ func (p *pace) add(tokens int) { p.lines, p.tokens = p.lines+1, p.tokens+tokens 
 
 // tick closes a second.
 func (p *pace) tick(now time.Time) {
+	p.seconds++
 	p.marks = append(p.marks, mark{now, p.lines, p.tokens})
-	if len(p.marks) > paceWindow {
+	if len(p.marks) > longestWindow {
 		p.marks = slices.Delete(p.marks, 0, 1)
 	}
 }
 
 // rate is lines and tokens a second over the window, 0 while there is none.
 func (p *pace) rate() (lines, tokens float64) {
-	if len(p.marks) < 2 {
+	window := p.marks[max(0, len(p.marks)-max(paceWindow, p.seconds/2)):]
+	if len(window) < 2 {
 		return 0, 0
 	}
-	a, b := p.marks[0], p.marks[len(p.marks)-1]
+	a, b := window[0], window[len(window)-1]
 	secs := b.at.Sub(a.at).Seconds()
 	if secs <= 0 {
 		return 0, 0
@@ -98,6 +105,8 @@ func (d *dispatcher) held(b batch.Batch, s *source, pressed bool) batch.Hold {
 		return batch.NoWorker
 	case s == nil, most > 0 && ln.win.tenants[b.Tenant] >= most && s.heads > 0:
 		return batch.TenantCap
+	case s.heads > 0 && ln.limits.lately(b.Tenant, time.Now()):
+		return batch.RateLimit
 	case !s.more && s.jobs == 0 && ln.win.tenants[b.Tenant] == 0 && !s.from.(*lines).full():
 		return batch.Backoff
 	case pressed:

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"lorry/access"
 	"lorry/batch"
 	"lorry/engine"
 	"lorry/queue"
@@ -86,6 +87,36 @@ func TestHeldBackByBackoff(t *testing.T) {
 	ok(t, p.q.RetryAt(t.Context(), &ls[0].Jobs[0], time.Now().Add(time.Hour)))
 	ok(t, ls[0].Ack())
 	p.heldBy(b.ID, batch.Backoff, p.alive)
+}
+
+// settings are acme's from now on.
+func (p *plant) settings(s access.Settings) {
+	p.t.Helper()
+	if p.access == nil {
+		p.access = access.New(access.Config{JS: p.q.JS(), Log: zerolog.Nop()})
+		ok(p.t, p.access.Setup(p.t.Context()))
+		p.run(p.access.Run)
+		<-p.access.Ready()
+	}
+	ok(p.t, p.access.PutTenant(p.t.Context(), "acme", s))
+}
+
+// TestHeldBackByRate: lines wait for their tenant's rate, and none is lost by it.
+func TestHeldBackByRate(t *testing.T) {
+	p := newPlant(t)
+	p.settings(access.Settings{RequestsPerMinute: 40})
+	p.schedule()
+	p.work()
+	b := p.create(inputOf(100))
+	p.heldBy(b.ID, batch.RateLimit, p.alive)
+	if n := p.n.Load(); n < 40 || n > 60 {
+		t.Errorf("%d lines ran in the first seconds of a minute of 40", n)
+	}
+	p.settings(access.Settings{TokensPerMinute: 1e6})
+	if b = p.await(b.ID, batch.Completed); b.Counts.Completed != 100 {
+		t.Errorf("counts %+v", b.Counts)
+	}
+	p.ranOnce(100)
 }
 
 // caps are tenants' settings for a test.

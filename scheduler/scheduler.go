@@ -42,6 +42,8 @@ type Config struct {
 	// Batches are validated, fed and closed, in the words of Lines. Nil: there are none.
 	Batches *batch.Batches
 	Lines   Lines
+	// RefuseLate fails batches that are expected to end after their window, as far as a speed was measured.
+	RefuseLate bool
 	// Access says what operators have set for tenants. Nil: all are equal.
 	Access *access.Store
 	// Instance names this process's leases: one that starts again under the same name takes them over at once. It must
@@ -55,6 +57,8 @@ type Scheduler struct {
 	cfg     Config
 	fleet   *queue.Fleet
 	batches *batchRoad
+	// leaseTTL is how long others wait for this one after its death.
+	leaseTTL time.Duration
 }
 
 // Lines reads what stands in batches' lines, as the API reads requests.
@@ -71,7 +75,7 @@ func New(c Config) (*Scheduler, error) {
 		host, _ := os.Hostname()
 		c.Instance = cmp.Or(host, "scheduler") + queue.NewID("-")
 	}
-	s := &Scheduler{cfg: c}
+	s := &Scheduler{cfg: c, leaseTTL: leaseTTL}
 	if c.Batches != nil {
 		if c.Lines == nil {
 			return nil, errors.New("scheduler: Batches need Lines")
@@ -120,3 +124,7 @@ func (t settings) of(tenant string) access.Settings {
 func (t settings) Weight(tenant string) float64 { return float64(t.of(tenant).Weight) }
 func (t settings) Paused(tenant string) bool    { return t.of(tenant).Paused }
 func (t settings) MaxReady(tenant string) int   { return t.of(tenant).MaxReady }
+func (t settings) Rate(tenant string) result.Rate {
+	s := t.of(tenant)
+	return result.Rate{Requests: s.RequestsPerMinute, Tokens: s.TokensPerMinute}
+}
