@@ -127,7 +127,7 @@ type scale struct {
 
 func (s *theirs) run(ctx context.Context, r request, pieces bool) (a answer, err error) {
 	c := completion{Prompt: r.text, Tokens: r.tokens, IgnoreEOS: r.schema == nil, Samplers: []string{"top_k"}, TopK: 1, Schema: r.schema, Stream: pieces}
-	if r.text == "" {
+	if len(r.prompt) > 0 {
 		c.Prompt = r.prompt
 	}
 	for i := range s.adapters {
@@ -146,7 +146,9 @@ func (s *theirs) run(ctx context.Context, r request, pieces bool) (a answer, err
 		return stream(body)
 	}
 	var out part
-	err = s.post(ctx, "/completion", c, &out)
+	if err = s.post(ctx, "/completion", c, &out); err == nil && len(r.prompt) > 0 && out.Evaluated != len(r.prompt) {
+		err = fmt.Errorf("llama-server took a prompt of %d tokens, not of %d", out.Evaluated, len(r.prompt))
+	}
 	return answer{text: out.Content, tokens: out.Predicted}, err
 }
 
@@ -187,6 +189,7 @@ func (s *theirs) open(ctx context.Context, path string, in any) (io.ReadCloser, 
 type part struct {
 	Content   string     `json:"content"`
 	Predicted int        `json:"tokens_predicted"`
+	Evaluated int        `json:"tokens_evaluated"` // of the prompt, those in the cache among them
 	Stop      bool       `json:"stop"`
 	Settings  generation `json:"generation_settings"`
 }

@@ -75,8 +75,11 @@ func (s *ours) command() string { return s.shown }
 func (s *ours) close()          { _ = s.Close() }
 
 func (s *ours) run(ctx context.Context, r request, pieces bool) (a answer, err error) {
-	q := &engine.Request{Kind: engine.Text, Model: s.model, Prompt: r.text, Tokens: r.prompt,
+	q := &engine.Request{Kind: engine.Text, Model: s.model, Tokens: r.prompt,
 		Sampling: engine.Sampling{TopP: 1, N: 1, MaxTokens: r.tokens, IgnoreEOS: r.schema == nil}}
+	if len(r.prompt) == 0 {
+		q.Prompt = r.text
+	}
 	if r.adapter > 0 {
 		q.Model.Adapter = s.adapters[r.adapter-1]
 	}
@@ -95,7 +98,10 @@ func (s *ours) run(ctx context.Context, r request, pieces bool) (a answer, err e
 		return a, err
 	}
 	a.text, a.tokens = c.Choices[0].Text, c.Usage.CompletionTokens
-	return a, nil
+	if n := c.Usage.PromptTokens; len(r.prompt) > 0 && n != len(r.prompt) {
+		err = fmt.Errorf("lorry-engine took a prompt of %d tokens, not of %d", n, len(r.prompt))
+	}
+	return a, err
 }
 
 // shell is a command as one would type it, where its files are: those of a comparison are gone when it ends.

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -180,6 +182,31 @@ func TestStreamIsRead(t *testing.T) {
 	}
 	if _, err := stream(strings.NewReader("data: {\"content\":\"a\"}\n\n")); err == nil {
 		t.Error("a stream that broke off is an answer")
+	}
+}
+
+// llama-server gets the whole prompt, and says how much of it it took.
+func TestServerTakesTokens(t *testing.T) {
+	took := 0
+	fake := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var c struct {
+			Prompt []int32 `json:"prompt"`
+			Lora   []scale `json:"lora"`
+		}
+		if err := json.NewDecoder(r.Body).Decode(&c); err != nil || len(c.Lora) != 2 || c.Lora[0].Scale != 0 || c.Lora[1].Scale != 1 {
+			t.Errorf("got %+v, %v", c, err)
+		}
+		_ = json.NewEncoder(w).Encode(part{Content: "x", Predicted: 4, Evaluated: took + len(c.Prompt)})
+	}))
+	defer fake.Close()
+	s := &theirs{url: fake.URL, http: fake.Client(), adapters: 2}
+	r := request{prompt: []int32{7, 8, 9}, head: "a b", text: "c", tokens: 4, adapter: 2}
+	if a, err := s.run(t.Context(), r, false); err != nil || a.text != "x" || a.tokens != 4 {
+		t.Errorf("got %+v, %v", a, err)
+	}
+	took = -2
+	if _, err := s.run(t.Context(), r, false); err == nil || !strings.Contains(err.Error(), "of 1 tokens, not of 3") {
+		t.Errorf("a part of the prompt was taken: %v", err)
 	}
 }
 
