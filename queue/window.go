@@ -70,7 +70,9 @@ type Lease struct {
 	Seq uint64
 	// Deliveries is how often it was handed out, this time included.
 	Deliveries uint64
-	msg        jetstream.Msg
+	// Behind is how many deliveries were ready behind it.
+	Behind int
+	msg    jetstream.Msg
 }
 
 // Ack ends the delivery. Only after a committed record, or a delivery that holds the job elsewhere, is in sight: a late
@@ -161,7 +163,7 @@ func (p *Puller) lease(m jetstream.Msg) *Lease {
 	if err != nil {
 		return nil
 	}
-	l := &Lease{Seq: md.Sequence.Stream, Deliveries: md.NumDelivered, msg: m}
+	l := &Lease{Seq: md.Sequence.Stream, Deliveries: md.NumDelivered, Behind: int(md.NumPending), msg: m}
 	if err := json.Unmarshal(m.Data(), &l.Delivery); err != nil || len(l.Jobs) == 0 || l.V > V {
 		p.q.buryUnreadable(m, err)
 		return nil

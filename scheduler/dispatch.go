@@ -60,6 +60,7 @@ type lane struct {
 	sources map[string]*source
 	puller  *queue.Puller // to look, not to pull
 	probed  time.Time
+	ended   int // jobs since then
 	limits  limits
 }
 
@@ -189,7 +190,9 @@ func (d *dispatcher) onAck(m *nats.Msg) {
 	if !ok {
 		return
 	}
-	d.ends += d.lanes[l].win.acked(seq)
+	n := d.lanes[l].win.acked(seq)
+	d.ends += n
+	d.lanes[l].ended += n
 }
 
 // parseAck reads $JS.ACK.[<domain>.<account>.]JOBS.<lane>-<b>.<delivered>.<stream seq>.…
@@ -251,7 +254,7 @@ func (v *verdictCost) cost() float64 {
 
 // look finds what hints have missed, corrects levels, purges, and ends what has expired.
 func (d *dispatcher) look(ctx context.Context) {
-	d.rate += (float64(d.ends) - d.rate) / 4
+	d.rate = max(float64(d.ends), d.rate+(float64(d.ends)-d.rate)/4) // up at once, down slowly
 	d.ends = 0
 	for _, step := range []func(context.Context) error{d.lookBacklog, d.lookBatches, d.lookWindows, d.lookSources, d.expire, d.rejoin, d.refuse, d.report, d.measure} {
 		d.step(ctx, step)
@@ -521,10 +524,10 @@ func (d *dispatcher) feed(ctx context.Context, ln *lane) error {
 		if len(picks) == 0 {
 			return nil
 		}
+		d.probe(ctx, ln)
 		if err := d.put(ctx, ln, picks); err != nil {
 			return err
 		}
-		d.probe(ctx, ln)
 	}
 	return nil
 }
@@ -532,15 +535,17 @@ func (d *dispatcher) feed(ctx context.Context, ln *lane) error {
 // probeEvery is between looks at whether workers run dry: one costs 0.14 ms.
 const probeEvery = 50 * time.Millisecond
 
-// probe doubles W when jobs wait here while nothing is ready in JOBS: what is fed is pulled at once, and workers want
+// probe lets W grow when jobs wait here while nothing is ready in JOBS: what was fed is held by workers, and they want
 // more than a round trip brings.
 func (d *dispatcher) probe(ctx context.Context, ln *lane) {
-	if ln.order.waiting() == 0 || time.Since(ln.probed) < probeEvery {
+	since := time.Since(ln.probed)
+	if since < probeEvery {
 		return
 	}
-	ln.probed = time.Now()
+	rate := float64(ln.ended) / since.Seconds()
+	ln.probed, ln.ended = time.Now(), 0
 	if ready, _, err := ln.puller.Pending(ctx); err == nil && ready == 0 {
-		ln.win.grow()
+		ln.win.grow(rate)
 	}
 }
 

@@ -1,5 +1,7 @@
 package scheduler
 
+import "time"
+
 const (
 	// minWindow and maxWindow bound W, the jobs of a lane that are kept ready in JOBS: a newcomer waits for about W jobs,
 	// and workers run dry below what they take in a round trip.
@@ -64,8 +66,14 @@ func (w *window) acked(seq uint64) (jobs int) {
 	return f.jobs
 }
 
-// grow doubles W: workers ran dry while jobs waited.
-func (w *window) grow() { w.want = min(2*w.want, maxWindow) }
+// windowTime bounds how long a newcomer waits behind a window that has grown.
+const windowTime = 500 * time.Millisecond
+
+// grow doubles W, up to what ends in windowTime: workers ran dry while jobs waited. Each step of the road then carries
+// more jobs at once; beyond that time it would only lengthen the wait.
+func (w *window) grow(jobsPerSecond float64) {
+	w.want = max(w.want, min(2*w.want, int(jobsPerSecond*windowTime.Seconds()), maxWindow))
+}
 
 // settle corrects the level by what the consumer says: nothing up to floor is outstanding, and nothing at all when it
 // is empty.

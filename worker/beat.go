@@ -115,6 +115,12 @@ func (r *rates) last() (tokens, jobs float64, wait time.Duration) {
 	return float64(sum.tokens) / secs, float64(sum.jobs) / secs, wait
 }
 
+// jobsPerSecond is last's, alone.
+func (r *rates) jobsPerSecond() float64 {
+	_, jobs, _ := r.last()
+	return jobs
+}
+
 func (r *rates) power(ds []queue.Device) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

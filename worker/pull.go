@@ -10,8 +10,12 @@ import (
 )
 
 const (
-	// maxLookahead is the most jobs held beyond the slots.
-	maxLookahead = 64
+	// minLookahead is how many jobs beyond the slots any worker may hold; a fast one holds what it ends in lookaheadTime,
+	// since each pull and claim is a round trip.
+	minLookahead  = 64
+	lookaheadTime = 100 * time.Millisecond
+	// maxLookahead is the most: a worker that dies holds them until their lease runs out.
+	maxLookahead = 1024
 	// pullWait is how long a pull stands open for a first delivery.
 	pullWait = time.Second
 	// errorPause is between tries while NATS or Redis is away.
@@ -34,9 +38,9 @@ type delivery struct {
 func (w *Worker) pull(ctx context.Context, l queue.Lane, b string) {
 	p := w.cfg.Queue.Puller(l, b)
 	perDelivery := 1.0 // jobs a delivery, a moving mean
-	var ready readiness
+	ready := 0         // deliveries, as of the last pull
 	for ctx.Err() == nil {
-		room := w.room(ready.of(ctx, p) / max(1, w.workers(b)))
+		room := w.room(int(float64(ready)*perDelivery) / max(1, w.workers(b)))
 		if room <= 0 {
 			w.awaitRoom(ctx)
 			continue
@@ -48,8 +52,10 @@ func (w *Worker) pull(ctx context.Context, l queue.Lane, b string) {
 			continue
 		}
 		if len(ls) == 0 {
+			ready = 0
 			continue
 		}
+		ready = ls[len(ls)-1].Behind
 		n := 0
 		for _, d := range ls {
 			n += len(d.Jobs)
@@ -57,23 +63,6 @@ func (w *Worker) pull(ctx context.Context, l queue.Lane, b string) {
 		perDelivery += (float64(n)/float64(len(ls)) - perDelivery) / 4
 		w.take(ls)
 	}
-}
-
-// readiness caches how many deliveries are ready, for a second.
-type readiness struct {
-	n  int
-	at time.Time
-}
-
-func (r *readiness) of(ctx context.Context, p *queue.Puller) int {
-	if time.Since(r.at) < time.Second {
-		return r.n
-	}
-	if n, _, err := p.Pending(ctx); err == nil {
-		r.n = n
-	}
-	r.at = time.Now()
-	return r.n
 }
 
 // workers is how many serve the base.
@@ -88,8 +77,8 @@ func (w *Worker) workers(b string) (n int) {
 	return n
 }
 
-// room is how many more jobs may be claimed: free slots first, then a look-ahead, so that a slot never waits for a
-// round trip; share is this worker's part of what is ready.
+// room is how many more jobs may be claimed: free slots first, and a look-ahead, so that a slot never waits for a round
+// trip. share is this worker's part of the jobs that are ready.
 func (w *Worker) room(share int) int {
 	w.mu.Lock()
 	sick := time.Now().Before(w.sick)
@@ -98,11 +87,16 @@ func (w *Worker) room(share int) int {
 		return 0
 	}
 	running, waiting := w.slots.counts()
+	ahead := min(share, lookahead(w.rates.jobsPerSecond()))
 	if free := w.cfg.Slots - running - waiting; free > 0 {
-		return free
+		return max(free, ahead)
 	}
-	ahead := max(w.cfg.Slots, min(share, maxLookahead))
-	return min(ahead, maxLookahead) - waiting
+	return min(max(w.cfg.Slots, ahead), maxLookahead) - waiting
+}
+
+// lookahead is how many jobs a worker that ends so many a second may hold beyond its slots.
+func lookahead(jobsPerSecond float64) int {
+	return min(max(minLookahead, int(jobsPerSecond*lookaheadTime.Seconds())), maxLookahead)
 }
 
 // awaitRoom waits for a job to end, or a moment.
