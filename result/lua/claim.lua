@@ -4,31 +4,37 @@
 -- returns for each job: code, attempt (this one included), crashes
 --   code 0 run it, 1 another delivery holds it under a live lease, 2 it is over, or its batch is
 -- The same sequence is a redelivery of our message: take over. Another one with a live lease is a duplicate.
-local out = {}
+-- A delivery's lines are of few batches: each is read and counted in once.
+local out, stops, running = {}, {}, {}
+local seq, lease = ARGV[4], ARGV[2] + ARGV[3]
 for i = 1, #KEYS, 2 do
   local k, b = KEYS[i], KEYS[i + 1]
   local line = string.sub(b, -5) ~= ':none'
+  if line and stops[b] == nil then stops[b], running[b] = redis.call('HGET', b, 'stop'), 0 end
   local v = redis.call('HMGET', k, 'state', 'seq', 'until', 'attempt', 'crashes')
-  local stop = line and redis.call('HGET', b, 'stop')
+  local attempt = tonumber(v[4] or 0)
   local code = 0
   if v[1] and v[1] ~= 'queued' and v[1] ~= 'running' then
     code = 2
-  elseif stop then
+  elseif line and stops[b] then
     code = 2
-    if v[1] then redis.call('HSET', k, 'state', stop) end
-    if v[1] == 'running' then redis.call('HINCRBY', b, 'running', -1) end
-  elseif v[1] == 'running' and v[2] ~= ARGV[4] and tonumber(v[3] or 0) > tonumber(ARGV[2]) then
+    if v[1] then redis.call('HSET', k, 'state', stops[b]) end
+    if v[1] == 'running' then running[b] = running[b] - 1 end
+  elseif v[1] == 'running' and v[2] ~= seq and tonumber(v[3] or 0) > tonumber(ARGV[2]) then
     code = 1
   else
     local facts = ARGV[5 + (i + 1) / 2]
     if facts ~= '' then redis.call('HSETNX', k, 'facts', facts) end
-    redis.call('HSET', k, 'state', 'running', 'token', ARGV[1], 'seq', ARGV[4], 'until', ARGV[2] + ARGV[3],
-      'started', ARGV[2], 'worker', ARGV[5])
-    v[4] = redis.call('HINCRBY', k, 'attempt', 1)
-    if line and v[1] ~= 'running' then redis.call('HINCRBY', b, 'running', 1) end
+    attempt = attempt + 1
+    redis.call('HSET', k, 'state', 'running', 'token', ARGV[1], 'seq', seq, 'until', lease,
+      'started', ARGV[2], 'worker', ARGV[5], 'attempt', attempt)
+    if line and v[1] ~= 'running' then running[b] = running[b] + 1 end
   end
   out[#out + 1] = code
-  out[#out + 1] = tonumber(v[4] or 0)
+  out[#out + 1] = attempt
   out[#out + 1] = tonumber(v[5] or 0)
+end
+for b, n in pairs(running) do
+  if n ~= 0 then redis.call('HINCRBY', b, 'running', n) end
 end
 return out

@@ -7,8 +7,16 @@
 --       the cache or '', prompt tokens, cached tokens, completion tokens, engine microseconds, 1 if it was answered
 --       without a run, 1 if that was by an equal line's run, 1 if it took more than one attempt
 -- returns for each job 1 if this call ended it, else 0
--- A batch's line keeps its state only, and counts in its batch: RESULTS has what it came to.
+-- A batch's line keeps its state only, and counts in its batch: RESULTS has what it came to. What is counted is summed
+-- here and written once for all the jobs of the call.
 local out = {}
+local sums, keep = {}, {} -- by key: fields, and the seconds that the key is kept from now
+local function add(key, field, n)
+  sums[key][field] = (sums[key][field] or 0) + tonumber(n)
+end
+local function counts(key, seconds)
+  sums[key], keep[key] = sums[key] or {}, seconds
+end
 for i = 5, #KEYS, 4 do
   local at = 5 + (i - 5) / 4 * 13
   local b = KEYS[i + 3]
@@ -17,38 +25,38 @@ for i = 5, #KEYS, 4 do
   if state and state ~= 'queued' and state ~= 'running' then
     out[#out + 1] = 0
   else
-    redis.call('HDEL', k, 'token', 'seq', 'until')
-    redis.call('HSET', k, 'state', ARGV[at + 2])
-    redis.call('EXPIRE', k, ARGV[1])
     if string.sub(b, -5) == ':none' then
+      redis.call('HDEL', k, 'token', 'seq', 'until')
       redis.call('HSETNX', k, 'facts', ARGV[at + 3])
-      redis.call('HSET', k, 'verdict', ARGV[at + 4])
+      redis.call('HSET', k, 'state', ARGV[at + 2], 'verdict', ARGV[at + 4])
       redis.call('ZADD', KEYS[1], ARGV[at + 1], id)
     else
-      if state == 'running' then redis.call('HINCRBY', b, 'running', -1) end
-      redis.call('HINCRBY', b, ARGV[at + 2], 1)
-      redis.call('HINCRBY', b, 'prompt_tokens', ARGV[at + 6])
-      redis.call('HINCRBY', b, 'cached_tokens', ARGV[at + 7])
-      redis.call('HINCRBY', b, 'completion_tokens', ARGV[at + 8])
+      redis.call('HSET', k, 'state', ARGV[at + 2]) -- its claim goes with the hash, when the batch's files stand
+      counts(b, 3456000)
+      if state == 'running' then add(b, 'running', -1) end
+      add(b, ARGV[at + 2], 1)
+      add(b, 'prompt_tokens', ARGV[at + 6])
+      add(b, 'cached_tokens', ARGV[at + 7])
+      add(b, 'completion_tokens', ARGV[at + 8])
       if ARGV[at + 11] == '1' then
-        redis.call('HINCRBY', b, 'deduplicated', 1)
+        add(b, 'deduplicated', 1)
       elseif ARGV[at + 10] == '1' then
-        redis.call('HINCRBY', b, 'cached', 1)
+        add(b, 'cached', 1)
       end
-      if ARGV[at + 12] == '1' then redis.call('HINCRBY', b, 'retried', 1) end
-      redis.call('EXPIRE', b, 3456000)
+      if ARGV[at + 12] == '1' then add(b, 'retried', 1) end
     end
+    redis.call('EXPIRE', k, ARGV[1])
     local u = KEYS[2]
-    redis.call('HINCRBY', u, 'jobs_' .. ARGV[at + 2], 1)
+    counts(u, 34560000)
+    add(u, 'jobs_' .. ARGV[at + 2], 1)
     if ARGV[at + 10] == '1' then
-      redis.call('HINCRBY', u, 'jobs_cached', 1)
+      add(u, 'jobs_cached', 1)
     else
-      redis.call('HINCRBY', u, 'prompt_tokens', ARGV[at + 6])
-      redis.call('HINCRBY', u, 'cached_tokens', ARGV[at + 7])
-      redis.call('HINCRBY', u, 'completion_tokens', ARGV[at + 8])
-      redis.call('HINCRBY', u, 'engine_us', ARGV[at + 9])
+      add(u, 'prompt_tokens', ARGV[at + 6])
+      add(u, 'cached_tokens', ARGV[at + 7])
+      add(u, 'completion_tokens', ARGV[at + 8])
+      add(u, 'engine_us', ARGV[at + 9])
     end
-    redis.call('EXPIRE', u, 34560000)
     local value, cache = ARGV[at + 5], KEYS[i + 1]
     if value ~= '' and #value <= tonumber(ARGV[4]) then
       local old = tonumber(redis.call('HGET', KEYS[4], cache) or 0)
@@ -68,5 +76,11 @@ for i = 5, #KEYS, 4 do
     if redis.call('GET', KEYS[i + 2]) == id then redis.call('DEL', KEYS[i + 2]) end
     out[#out + 1] = 1
   end
+end
+for key, fields in pairs(sums) do
+  for field, n in pairs(fields) do
+    if n ~= 0 then redis.call('HINCRBY', key, field, n) end
+  end
+  redis.call('EXPIRE', key, keep[key])
 end
 return out
