@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -71,20 +73,57 @@ const readAtOnce = 512
 
 // results writes the lines that have verdicts.
 func (f *finishing) results(ctx context.Context, c *Counts, u *Usage) error {
-	for seq, more := uint64(0), true; more; {
-		ms, left, err := f.bs.cfg.Queue.Read(ctx, queue.StreamResults, queue.LinesSubject(f.b.Tenant, f.b.ID), seq, readAtOnce)
+	for ms, err := range f.pages(ctx) {
 		if err != nil {
 			return err
 		}
 		for _, m := range ms {
-			seq = m.Seq + 1
 			if err := f.verdict(ctx, m, c, u); err != nil {
 				return err
 			}
 		}
-		more = left && len(ms) > 0
 	}
 	return nil
+}
+
+// pages are the lines' records in order, read a page ahead: the queue looks for the next one while this one is written.
+func (f *finishing) pages(ctx context.Context) iter.Seq2[[]queue.Stored, error] {
+	return func(yield func([]queue.Stored, error) bool) {
+		reading, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel()
+		ahead := make(chan page, 1)
+		wg.Go(func() { defer close(ahead); f.readPages(reading, ahead) })
+		for p := range ahead {
+			if !yield(p.ms, p.err) {
+				return
+			}
+		}
+		if err := context.Cause(ctx); err != nil { // pages may be missing
+			yield(nil, err)
+		}
+	}
+}
+
+// page is what one request read.
+type page struct {
+	ms  []queue.Stored
+	err error
+}
+
+func (f *finishing) readPages(ctx context.Context, to chan<- page) {
+	for seq, more := uint64(0), true; more; {
+		ms, left, err := f.bs.cfg.Queue.Read(ctx, queue.StreamResults, queue.LinesSubject(f.b.Tenant, f.b.ID), seq, readAtOnce)
+		if more = err == nil && left && len(ms) > 0; more {
+			seq = ms[len(ms)-1].Seq + 1
+		}
+		select {
+		case to <- page{ms, err}:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (f *finishing) verdict(ctx context.Context, m queue.Stored, c *Counts, u *Usage) error {
