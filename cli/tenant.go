@@ -117,7 +117,11 @@ func changed(own *pflag.FlagSet, t Tenant) (map[string]any, error) {
 	all := map[string]any{"weight": t.Weight, "requests-per-minute": t.RequestsPerMinute, "tokens-per-minute": t.TokensPerMinute,
 		"enqueued-tokens": t.EnqueuedTokens, "max-waiting": t.MaxWaiting, "max-ready": t.MaxReady, "paused": t.Paused}
 	body := map[string]any{}
-	own.Visit(func(f *pflag.Flag) { body[strings.ReplaceAll(f.Name, "-", "_")] = all[f.Name] })
+	own.VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			body[strings.ReplaceAll(f.Name, "-", "_")] = all[f.Name]
+		}
+	})
 	if len(body) == 0 {
 		return nil, usagef("nothing to change: see lorry tenant set --help")
 	}

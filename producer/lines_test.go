@@ -77,7 +77,7 @@ func TestLineWork(t *testing.T) {
 			if e := l.Read(j, []byte(c.body)); e != nil {
 				t.Fatal(e)
 			}
-			line, e := batch.ParseLine([]byte(fmt.Sprintf(`{"custom_id":"1","method":"POST","url":%q,"body":%s}`, c.endpoint, c.body)), c.endpoint)
+			line, e := batch.ParseLine(fmt.Appendf(nil, `{"custom_id":"1","method":"POST","url":%q,"body":%s}`, c.endpoint, c.body), c.endpoint)
 			if e != nil {
 				t.Fatal(e)
 			}

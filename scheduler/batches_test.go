@@ -64,14 +64,15 @@ func newPlant(t *testing.T) *plant {
 	return p
 }
 
-// testLines read {"model": "m", "prompt": …, "cache": …}; the prompt "bad" is refused.
+// testLines read {"model": "m", "prompt": …, "cache": …}; the prompt "bad" is refused. The model "m+x" is m with adapter x.
 type testLines struct{}
 
 func (testLines) Resolve(_ context.Context, model string) (engine.Model, error) {
-	if model != "m" {
+	base, adapter, _ := strings.Cut(model, "+")
+	if base != "m" {
 		return engine.Model{}, engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "no model %s", model)
 	}
-	return engine.Model{Name: model, Base: testBase}, nil
+	return engine.Model{Name: model, Base: testBase, Adapter: adapter}, nil
 }
 
 func (testLines) Read(j *queue.Job, body []byte) *engine.Error {

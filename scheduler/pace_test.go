@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,6 +88,45 @@ func TestHeldBackByBackoff(t *testing.T) {
 	ok(t, p.q.RetryAt(t.Context(), &ls[0].Jobs[0], time.Now().Add(time.Hour)))
 	ok(t, ls[0].Ack())
 	p.heldBy(b.ID, batch.Backoff, p.alive)
+}
+
+// TestHeldBackByOthers: what a batch waits for while nothing that was fed ends.
+func TestHeldBackByOthers(t *testing.T) {
+	with := func(adapter string) string { return strings.ReplaceAll(inputOf(500), `"m"`, `"m+`+adapter+`"`) }
+	for name, c := range map[string]struct {
+		settings access.Settings
+		before   func(p *plant)
+		input    string
+		want     batch.Hold
+	}{
+		"its own cap":            {access.Settings{MaxReady: 8}, func(*plant) {}, inputOf(100), batch.TenantCap},
+		"another tenant":         {access.Settings{}, func(p *plant) { p.inProgress("rival", inputOf(500)) }, inputOf(500), batch.TenantCap},
+		"another adapter's turn": {access.Settings{}, func(p *plant) { p.inProgress("acme", with("a")) }, with("b"), batch.AdapterTurn},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlant(t)
+			p.settings(c.settings)
+			p.schedule()
+			c.before(p)
+			b := p.create(c.input)
+			p.heldBy(b.ID, c.want, p.alive)
+		})
+	}
+}
+
+// inProgress makes a batch of a tenant, and waits until lines of it are fed.
+func (p *plant) inProgress(tenant, input string) {
+	p.t.Helper()
+	f, err := p.files.Create(p.t.Context(), tenant, strings.NewReader(input), 0, func() (batch.CreateFile, error) {
+		return batch.CreateFile{Filename: "in.jsonl", Purpose: batch.PurposeBatch}, nil
+	})
+	ok(p.t, err)
+	_, err = p.batches.Create(p.t.Context(), tenant, batch.CreateBatch{InputFile: f.ID, Endpoint: queue.Completions})
+	ok(p.t, err)
+	eventually(p.t, "lines are fed", func() bool {
+		ready, _, err := p.q.Puller(queue.Batch, testBase).Pending(p.t.Context())
+		return err == nil && ready > 0
+	})
 }
 
 // settings are acme's from now on.
