@@ -73,6 +73,8 @@ func FuzzParseLine(f *testing.F) {
 	f.Add([]byte(good(1)))
 	f.Add([]byte(`{"custom_id":"\\\"","method":"POST","url":"/v1/completions","body":{"model":"m","x":[{"stream":true},"\\"],"n":-1.5e3}}`))
 	f.Add([]byte("{\"\\u0062ody\":{ } }"))
+	f.Add([]byte(`{"custom_id":"1","method":"POST","url":"/v1/completions","body":{"model":"m","input":[ "a" , ["]",{"b":[1,2]}],3 ]}}`))
+	f.Add([]byte(`{"custom_id":"1","method":"POST","url":"/v1/completions","body":{"model":"m","input":[1,"a"]}}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		text = bytes.Trim(text, " \t\r\n")
@@ -99,7 +101,25 @@ func FuzzParseLine(f *testing.F) {
 		if json.Unmarshal(l.Body, &body) != nil || json.Unmarshal(body["model"], &model) != nil || model != l.Model {
 			t.Fatalf("%q: model %q", l.Body, l.Model)
 		}
+		if n := inputsOf(body["input"]); n != l.Inputs {
+			t.Fatalf("%q: %d inputs, want %d", l.Body, l.Inputs, n)
+		}
 	})
+}
+
+// inputsOf counts inputs as encoding/json sees them.
+func inputsOf(raw json.RawMessage) int {
+	var list []json.RawMessage
+	if raw == nil {
+		return 0
+	}
+	if json.Unmarshal(raw, &list) != nil || list == nil {
+		return 1
+	}
+	if len(list) > 0 && list[0][0] != '"' && list[0][0] != '[' {
+		return 1
+	}
+	return len(list)
 }
 
 // FuzzLineReader holds that lines and their places are those of the file.
