@@ -68,7 +68,7 @@ type Config struct {
 	RedisCert string `yaml:"redis_cert" env:"REDIS_CERT" for:"up producer worker scheduler dashboard" doc:"PEM file of our certificate towards Redis"`
 	RedisKey  string `yaml:"redis_key" env:"REDIS_KEY" for:"up producer worker scheduler dashboard" doc:"PEM file of that certificate's key"`
 
-	Blobs string `yaml:"blobs" env:"BLOBS" for:"up producer scheduler dashboard" doc:"where files' bytes are: folder (blobs/ of the data folder), jetstream (an object store of NATS), or s3://BUCKET/PREFIX?endpoint=URL&region=NAME (credentials: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); empty: folder, or jetstream when --nats names servers"`
+	Blobs string `yaml:"blobs" env:"BLOBS" for:"up producer scheduler worker dashboard" doc:"where the bytes of files and adapters are: folder (blobs/ and weights/ of the data folder), jetstream (object stores of NATS), or s3://BUCKET/PREFIX?endpoint=URL&region=NAME (credentials: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); empty: as the lorry of the data folder has it, else folder, or jetstream when --nats names servers"`
 
 	MaxBody       Size          `yaml:"max_body" env:"MAX_BODY" for:"up producer" doc:"longest request body; past it clients get 413"`
 	TenantWaiting int           `yaml:"tenant_waiting" env:"TENANT_WAITING" for:"up producer" doc:"requests of one tenant that may wait for their answers; past them clients get 429; 0: the producer's default"`
@@ -461,9 +461,12 @@ func (c *Config) syncEvery() (time.Duration, error) {
 	return d, nil
 }
 
-// blobsInFolder says whether files' bytes are in the data folder: where all roles share one.
-func (c *Config) blobsInFolder() bool {
-	return c.Blobs == "folder" || c.Blobs == "" && c.NATS == ""
+// blobsAt is the setting with its default filled in: the data folder is for roles that share one.
+func (c *Config) blobsAt() string {
+	if c.NATS == "" {
+		return cmp.Or(c.Blobs, "folder")
+	}
+	return cmp.Or(c.Blobs, "jetstream")
 }
 
 // loopback says whether only this machine can reach the listener.

@@ -210,6 +210,7 @@ func runRole(ctx context.Context, cfg *Config, use string, log logger, start fun
 	if err != nil {
 		return err
 	}
+	cfg.Blobs = at.Blobs
 	c := newCrew(log, cfg.Grace)
 	defer c.stop()
 	s, err := openStores(ctx, cfg, at, use, cfg.loopback(), log)

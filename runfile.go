@@ -18,6 +18,8 @@ type places struct {
 	NATS  string `json:"nats"`
 	Token string `json:"token,omitempty"`
 	Redis string `json:"redis"`
+	// Blobs is the setting of that name: where the fleet's files and adapters are.
+	Blobs string `json:"blobs,omitempty"`
 	// inside is the NATS server where it runs in this process: its connections need no socket.
 	inside nats.InProcessConnProvider
 }
@@ -136,7 +138,7 @@ func running(data string) (r runFile, ok bool, err error) {
 
 // findPlaces is where the settings say that the servers are, else where the `lorry up` of the data folder has them.
 func findPlaces(c *Config) (places, error) {
-	p := places{NATS: c.NATS, Redis: c.Redis}
+	p := places{NATS: c.NATS, Redis: c.Redis, Blobs: c.Blobs}
 	if p.NATS != "" && p.Redis != "" {
 		return p, nil
 	}
@@ -150,6 +152,6 @@ func findPlaces(c *Config) (places, error) {
 	if p.NATS == "" {
 		p.NATS, p.Token = r.NATS, r.Token
 	}
-	p.Redis = cmp.Or(p.Redis, r.Redis)
+	p.Redis, p.Blobs = cmp.Or(p.Redis, r.Redis), cmp.Or(p.Blobs, r.Blobs)
 	return p, nil
 }

@@ -82,7 +82,8 @@ func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
 // openBlobs opens a store of bytes: a folder of the data folder, what begins so in an S3 bucket, or NATS' bucket of the
 // same name, which it makes.
 func (s *stores) openBlobs(ctx context.Context, closer func(string, func()), cfg *Config, name string) (blob.Store, error) {
-	if cfg.blobsInFolder() {
+	at := cfg.blobsAt()
+	if at == "folder" {
 		d, err := blob.OpenDir(blob.DirConfig{Dir: filepath.Join(cfg.Data, name)})
 		if err != nil {
 			return nil, err
@@ -90,8 +91,8 @@ func (s *stores) openBlobs(ctx context.Context, closer func(string, func()), cfg
 		closer(name, func() { _ = d.Close() })
 		return d, nil
 	}
-	if strings.HasPrefix(cfg.Blobs, "s3:") {
-		return openS3(ctx, closer, cfg.Blobs, name)
+	if strings.HasPrefix(at, "s3:") {
+		return openS3(ctx, closer, at, name)
 	}
 	o := blob.NewObjects(blob.ObjectsConfig{JS: s.queue.JS(), Bucket: name, Replicas: cfg.Replicas})
 	return o, o.Setup(ctx)

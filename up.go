@@ -147,7 +147,7 @@ func startWorkers(ctx context.Context, c *crew, cfg *Config, at places, log logg
 // startServers starts what the settings do not say to be elsewhere, and tells other processes where all is.
 func startServers(ctx context.Context, c *crew, cfg *Config, log logger) (runFile, error) {
 	last, _ := readRunFile(cfg.Data)
-	run := runFile{V: 1, PID: os.Getpid(), Version: versionString(), Started: time.Now().UTC(), places: places{NATS: cfg.NATS, Redis: cfg.Redis}}
+	run := runFile{V: 1, PID: os.Getpid(), Version: versionString(), Started: time.Now().UTC(), places: places{NATS: cfg.NATS, Redis: cfg.Redis, Blobs: cfg.blobsAt()}}
 	if run.NATS == "" {
 		n, err := startNATS(cfg, last, log.With().Str("part", "nats").Logger())
 		if err != nil {
