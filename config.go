@@ -46,7 +46,7 @@ type Config struct {
 	Slots     int    `yaml:"slots" env:"SLOTS" for:"up worker" doc:"sequences that run at the same moment; 0: the engine's choice"`
 	Threads   int    `yaml:"threads" env:"THREADS" for:"up worker tool" doc:"CPU threads of llama; 0: what the machine allows, but for one, shared between the workers"`
 	Context   int    `yaml:"context" env:"CONTEXT" for:"up worker" doc:"longest prompt and answer together, in tokens; 0: the model's own, within the engine's bound"`
-	Rows      int    `yaml:"rows" env:"ROWS" for:"up worker" doc:"most tokens that llama computes in one call; 0: 63 on a CPU (more change the last bits of an answer with its neighbours), 512 on a GPU"`
+	Rows      int    `yaml:"rows" env:"ROWS" for:"up worker" doc:"most tokens that llama computes in one call; 0: 128 on a CPU (with more than 63 an answer's last bits change with its neighbours), 512 on a GPU"`
 	KVType    string `yaml:"kv_type" env:"KV_TYPE" for:"up worker" doc:"numbers of llama's KV cache: f16, or q8_0 in half the memory; empty: f16"`
 	Flash     bool   `yaml:"flash_attention" env:"FLASH_ATTENTION" for:"up worker" doc:"compute llama's attention the short way"`
 	Runtime   string `yaml:"runtime" env:"RUNTIME" for:"up worker model tool" doc:"folder of llama.cpp's libraries, the demo's weights and Valkey; empty: runtime/ beside the program"`

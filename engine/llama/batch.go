@@ -16,17 +16,11 @@ type row struct {
 	output bool // logits are wanted: the sequence's last token
 }
 
-// plan fills one call: a row for every sequence that is drawing, so that none waits for another's prompt; then as much
-// of the prompts, by deadline and then the oldest first, as there is room. So limit bounds a step's time, and with it the
-// time between tokens.
-func plan(running []*sequence, limit int) []row {
+// fill is the rows of one call: one for every sequence that is drawing, so that none waits for another's prompt; then as
+// much of the prompts, in order, as there is room. So limit bounds a step's time, and with it the time between tokens.
+func fill(drawing, prompts []*sequence, limit int) []row {
 	rows := make([]row, 0, limit)
-	for _, s := range running {
-		if s.pending() == 1 && len(rows) < limit {
-			rows = s.rows(rows, 1)
-		}
-	}
-	for _, s := range byDeadline(running) {
+	for _, s := range slices.Concat(drawing, prompts) {
 		rows = s.rows(rows, min(s.pending(), limit-len(rows)))
 	}
 	return rows

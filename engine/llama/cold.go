@@ -99,13 +99,17 @@ func (c *cold) drop(s scope, f *frozen) {
 }
 
 // freeze keeps the cells of a branch's leaf that are about to be given up, all of them though it may be given up bit by
-// bit.
-func (c *cache) freeze(leaf *node, s scope) {
-	if leaf.frozen || !c.cold.worth(s, len(leaf.tokens), leaf.proven) {
-		return
+// bit. It says whether they are in host memory now.
+func (c *cache) freeze(leaf *node, s scope) bool {
+	if !leaf.frozen && !c.cold.worth(s, len(leaf.tokens), leaf.proven) {
+		return false
 	}
-	leaf.frozen = true
-	c.keepCold(s, leaf.any().id, leaf.path(), leaf.parent.depth())
+	path, from := leaf.path(), leaf.parent.depth()
+	if !leaf.frozen {
+		leaf.frozen = true
+		c.keepCold(s, leaf.any().id, path, from)
+	}
+	return c.cold.has(s, path, from)
 }
 
 // freezeOwn keeps the cells that only this sequence holds, which is about to lose them.
@@ -113,13 +117,18 @@ func (c *cache) freezeOwn(s *sequence) {
 	if !c.share || s.alone || s.holder == nil {
 		return
 	}
-	from := s.holder.end.depth()
+	if from := s.own(); c.cold.worth(s.run.scope, s.done-from, true) {
+		c.keepCold(s.run.scope, s.slot, s.tokens[:s.done], from)
+	}
+}
+
+// own is the position from which on only this sequence holds its cells.
+func (s *sequence) own() (from int) {
+	from = s.holder.end.depth()
 	for x := s.holder.end; x.parent != nil && len(x.ends)+len(x.children) == 1; x = x.parent {
 		from -= len(x.tokens)
 	}
-	if c.cold.worth(s.run.scope, s.done-from, true) {
-		c.keepCold(s.run.scope, s.slot, s.tokens[:s.done], from)
-	}
+	return from
 }
 
 func (c *cache) keepCold(s scope, id int, tokens []int32, from int) {

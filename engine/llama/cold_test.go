@@ -164,3 +164,32 @@ func near(t *testing.T, a, b engine.Logprob) {
 		}
 	}
 }
+
+// TestSharedCellsGoCold wants idle cells that have been shared to leave for host memory where they fit, whence they come
+// back, and to stay where they don't.
+func TestSharedCellsGoCold(t *testing.T) {
+	for name, c := range map[string]struct {
+		bytes      int64
+		idle, most int
+	}{
+		"room":    {1 << 20, 0, 100},
+		"no room": {50, 300, 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStand(t, Config{Slots: 2, Rows: 64, IdleCells: 1000, ColdBytes: c.bytes, cool: 100}, 4000, nil)
+			cached := 0
+			for i := range int32(6) {
+				u := s.ask(t.Context(), "a", 5, 2, prompt(1, 300, i))
+				s.finish()
+				s.wants(u, 5)
+				cached += u.usage.CachedTokens
+				if got := s.read().CellsIdle; i > 1 && (got < c.idle || got > c.most) {
+					t.Errorf("%d cells are idle, want %d to %d", got, c.idle, c.most)
+				}
+			}
+			if cached < 4*300 || (s.read().Thawed > 0) != (c.idle == 0) {
+				t.Errorf("%d tokens were found, %d of them thawed", cached, s.read().Thawed)
+			}
+		})
+	}
+}

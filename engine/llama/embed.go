@@ -176,7 +176,7 @@ func (l *loop) submitTexts(ps []*passage) error {
 }
 
 // embed gives texts a call. It has the rows that a step would have for prompts, less those that this one had.
-func (l *loop) embed(rows, ready int) {
+func (l *loop) embed(rows int) {
 	if l.texts == nil {
 		return
 	}
@@ -184,7 +184,7 @@ func (l *loop) embed(rows, ready int) {
 	if !l.texts.receive() {
 		return
 	}
-	l.texts.step(max(l.pace.limit(ready, l.rows)-rows, leastPiece), l.tell)
+	l.texts.step(max(l.limit-rows, leastPiece), l.tell)
 	l.mu.Lock()
 	l.publish()
 	l.mu.Unlock()

@@ -1,19 +1,21 @@
 // Package llama runs models on llama.cpp, in this process.
 //
-// One goroutine, the loop, owns a context and calls into it. At every step it computes one token for each sequence
-// that draws, and with the room that is left a piece of the prompts of those that have joined: so a step's time is
-// bounded, nobody waits for another's long prompt, and sequences join and leave at any step. Tokens are drawn in Go,
-// by a generator without state, so an answer does not depend on its neighbours, nor on being preempted half-way.
+// One goroutine, the loop, owns a context and calls into it. A step computes one token for each sequence that draws, and
+// a piece of the prompts of those that have joined, together or in turn (pace): so the time between tokens is bounded,
+// nobody waits for another's long prompt, and sequences join and leave at any step. Tokens are drawn in Go, by a
+// generator without state, so an answer does not depend on its neighbours, nor on being preempted half-way.
 //
 // Prompts of one tenant and adapter that begin alike share the KV cells of their beginning: with sequences at work, and
 // with what is kept of those that have ended (tree, cache). A request whose beginning another is computing waits for it.
-// Kept cells slow every step, so only those that were shared are kept for long. Whatever the book says, llama.cpp's own
+// Kept cells slow every step, so only those that were shared are kept for long, and on a CPU most of them as bytes in host
+// memory. Who waits is known, so requests that begin alike run beside each other. Whatever the book says, llama.cpp's own
 // positions are compared before any cell is shared.
 //
-// On a CPU a call holds at most 63 rows, because llama.cpp's attention takes another path from 64 on. With that, and
-// with one thread, an answer's logits are the same to the last bit alone and in a batch, until a sequence leaves: its
-// cells go to others, out of order, and llama.cpp adds up in the order of cells. From then on the last bits differ, and
-// with quantized weights the logits do by some hundredths; so they do on a beginning that another computed.
+// Calls of prompts alone and calls of less than 64 rows with answers are what a CPU is fastest with (pace). llama.cpp's
+// attention takes another path from 64 rows on, and adds up in the order of cells, so an answer's logits depend on its
+// neighbours in the last bits, and with quantized weights by some hundredths; so they do on a beginning that another
+// computed. With Rows of at most 63, one thread and nothing shared they are the same alone and in a batch until a sequence
+// leaves. Who needs the same bits always asks for a deterministic answer (exactLane).
 //
 // llama.cpp is C++: it ends the process where it asserts, and reads memory where a file or an argument misleads it. So
 // every id, index and count is checked here first, and the package belongs into a process of its own (cmd/lorry-engine).
@@ -60,14 +62,25 @@ type Config struct {
 	// Threads compute. 0: a thread for each core that this process may use, but one, which is left to everything else;
 	// at least 1.
 	Threads int
-	// Rows is the most tokens of one native call, at least Slots. 0: 63 on a CPU, 512 on an accelerator.
+	// Rows is the most tokens of one native call, at least Slots. 0: 128 on a CPU, 512 on an accelerator.
 	Rows int
-	// StepTarget is how long a step may take that computes a piece of a prompt while others draw: the pause between
-	// their tokens. Less makes it steadier, and the prompt later. 0: 150 ms; negative: Rows is the only bound.
+	// StepTarget is about how long those who draw may pause while prompts are computed, where nobody watches them. On a
+	// CPU prompts then have calls of their own, and more makes calls fuller; on an accelerator it is the time of a step that
+	// both share. 0: 1 s on a CPU, 150 ms on an accelerator; negative: Rows is the only bound.
 	StepTarget time.Duration
+	// Stretch bounds the pause where somebody watches: an answer is streamed, or its deadline is near. It is how many times
+	// as long a step with a piece of a prompt may take as one without. Less makes answers steadier, and the prompt later:
+	// near 1 it takes for ever. A prompt whose own answer is watched gets twice the piece. 0: 2; negative: it makes no
+	// difference whether anybody watches.
+	Stretch float64
+	// Tenure is how long waiting requests of one adapter go before those of others, and those before others whose
+	// prompts' beginnings are at hand: fuller calls, for a longer wait. Where a request of another adapter is urgent it is
+	// 2 s at most. 0: 10 s.
+	Tenure time.Duration
 	// IdleCells is how many cells are kept of answers that have ended, for requests of the same tenant that begin
-	// alike. Each thousand makes a step some 5 % longer on a small model. 0: the smaller of a quarter of Context and
-	// 2048; negative: none.
+	// alike. Each thousand makes a step of a small model 5 to 20 % longer on a CPU, where putting them back from host
+	// memory costs no more than a fraction of one step: there only 256 stay of those that ColdBytes has room for. 0: the
+	// smaller of a quarter of Context and 2048; negative: none.
 	IdleCells int
 	// ColdBytes is how much host memory keeps the beginnings of prompts whose cells were given up, and what preempted
 	// requests had computed: about 23 kB a token of a small model, 130 kB of one of 8 billion weights. 0: 256 MiB;
@@ -90,6 +103,9 @@ type Config struct {
 	Observe engine.DecodeObserver
 	// Log receives llama.cpp's errors, and its warnings at debug level. The zero value discards.
 	Log zerolog.Logger
+
+	cool  int  // idle cells that are kept though they could be in host memory; 0: all
+	apart bool // prompts and answers have calls of their own where nobody watches
 }
 
 // Engine runs one model. It is an engine.Engine.
@@ -138,14 +154,18 @@ func Open(c Config) (*Engine, error) {
 }
 
 func (c *Config) setDefaults(accelerated bool) {
-	rows := 63
+	rows, target := 128, time.Second
+	c.cool, c.apart = 256, true
 	if accelerated {
-		rows = 512
+		rows, target = 512, 150*time.Millisecond
+		c.cool, c.apart = 0, false
 	}
 	c.Slots = min(cmp.Or(max(c.Slots, 0), 8), maxSlots)
 	c.Context = cmp.Or(max(c.Context, 0), 8192)
 	c.Rows = max(cmp.Or(max(c.Rows, 0), rows), c.Slots)
-	c.StepTarget = cmp.Or(c.StepTarget, 150*time.Millisecond)
+	c.StepTarget = cmp.Or(c.StepTarget, target)
+	c.Stretch = max(0, cmp.Or(c.Stretch, 2))
+	c.Tenure = cmp.Or(max(0, c.Tenure), tenure)
 	c.AdapterBytes = cmp.Or(max(c.AdapterBytes, 0), 1<<30)
 	c.IdleCells = max(0, cmp.Or(c.IdleCells, min(c.Context/4, 2048)))
 	c.ColdBytes = max(0, cmp.Or(c.ColdBytes, 256<<20))

@@ -17,34 +17,79 @@ type arrival struct {
 	err     error
 }
 
+// lookAhead is how many waiting sequences are looked at, so that a long queue costs a step nothing.
+const lookAhead = 64
+
 // candidates are the waiting sequences that are let in next, in order: of requests that have begun, then of the favoured
-// adapter's, then all others; as many as slots, so that a long queue costs a step nothing.
+// adapter's, then of each other one's, together, for a call serves one adapter.
 func (l *loop) candidates() []*sequence {
 	if len(l.waiting) == 0 {
 		return nil
 	}
-	favoured := l.turns.favour(claims(l.waiting), time.Now())
-	var begun, first, others []*sequence
+	now := time.Now()
+	favoured := l.turns.favour(claims(l.waiting, now), now)
+	var all []*sequence
+	var kinds []*adapter
+	of := map[*adapter][]*sequence{}
 	for _, s := range l.waiting {
+		a := s.run.adapter
 		switch {
 		case s.run.started:
-			begun = append(begun, s)
-		case s.run.adapter == favoured:
-			first = append(first, s)
-		case len(others) < l.slots:
-			others = append(others, s)
+			all = append(all, s)
+			continue
+		case len(of[a]) == lookAhead:
+			continue
+		case len(of[a]) == 0 && a == favoured:
+			kinds = slices.Insert(kinds, 0, a)
+		case len(of[a]) == 0:
+			kinds = append(kinds, a)
+		}
+		of[a] = append(of[a], s)
+	}
+	for _, a := range kinds {
+		all = append(all, l.warmFirst(of[a], now)...)
+	}
+	return all[:min(len(all), lookAhead)]
+}
+
+// warmFirst puts those forward whose beginnings are in cells: together they take fewer, and each cell slows every step.
+// It leaves the order where the first is wanted soon, or has been passed over for long.
+func (l *loop) warmFirst(list []*sequence, now time.Time) []*sequence {
+	if len(list) < 2 || !l.patient(list[0].run, now) {
+		return list
+	}
+	var warm, rest []*sequence
+	for _, s := range list {
+		if l.cache.found(s) >= long {
+			warm = append(warm, s)
+		} else {
+			rest = append(rest, s)
 		}
 	}
-	all := slices.Concat(begun, first, others)
-	return all[:min(len(all), l.slots)]
+	return append(warm, rest...)
+}
+
+// patient says that a run may be passed over by others that were to come later: it is watched by nobody and wanted by no
+// deadline in sight, and has not waited for as long as one adapter may be favoured.
+func (l *loop) patient(u *run, now time.Time) bool {
+	d := u.deadline()
+	return !u.outbox.stream && (d.IsZero() || d.Sub(now) > ample) && now.Sub(u.begun) < l.turns.longest()
 }
 
 // claims are the first request of each adapter, of those that have not begun.
-func claims(waiting []*sequence) (all []claim) {
+func claims(waiting []*sequence, now time.Time) (all []claim) {
+	at := map[*adapter]int{}
 	for _, s := range waiting {
-		if !s.run.started && !slices.ContainsFunc(all, func(c claim) bool { return c.adapter == s.run.adapter }) {
-			all = append(all, claim{s.run.adapter, s.run.deadline()})
+		if s.run.started {
+			continue
 		}
+		a := s.run.adapter
+		i, known := at[a]
+		if !known {
+			i = len(all)
+			at[a], all = i, append(all, claim{adapter: a, deadline: s.run.deadline()})
+		}
+		all[i].urgent = all[i].urgent || s.run.urgent(now)
 	}
 	return all
 }
@@ -130,7 +175,8 @@ func (l *loop) load() {
 		return
 	}
 	before := map[*adapter]bool{}
-	for _, s := range l.candidates() {
+	candidates := l.candidates()
+	for _, s := range candidates[:min(len(candidates), l.slots)] {
 		a := s.run.adapter
 		before[a] = true
 		if a.there() {

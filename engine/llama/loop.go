@@ -73,6 +73,7 @@ type loop struct {
 	dev      decoder
 	vocab    *vocab
 	rows     int // most rows of a step
+	limit    int // rows that this step may have
 	noShare  bool
 	pace     pace
 	turns    turns
@@ -121,7 +122,8 @@ func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 	return &loop{
 		dev: dev, gate: new(sync.Mutex), vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
 		rack: rack{dev: dev, most: c.AdapterBytes},
-		pace: pace{target: c.StepTarget}, cache: newCache(dev, c.Slots, cells, idle, coldBytes, branches),
+		pace: pace{target: c.StepTarget, stretch: c.Stretch, apart: c.apart}, turns: turns{tenure: c.Tenure},
+		cache: newCache(dev, c.Slots, cells, idle, c.cool, coldBytes, branches),
 		cells: cells, slots: c.Slots, patience: patience, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 }
@@ -251,9 +253,7 @@ func (l *loop) step() {
 	l.admit()
 	l.turn(begun)
 	l.provide()
-	mine := l.mine()
-	ready := drawing(mine)
-	rows := plan(mine, l.pace.limit(ready, l.rows))
+	rows, ready := l.plan(l.mine(), begun)
 	if len(rows) > 0 {
 		l.decode(rows)
 	}
@@ -261,12 +261,38 @@ func (l *loop) step() {
 	l.pace.note(len(rows), ready, took)
 	l.charge(rows, took)
 	l.settle()
+	l.pack()
 	l.gauge.end()
 	l.show()
 	if l.loading == nil { // its context counts the model's adapters when it is made
-		l.embed(len(rows), ready)
+		l.embed(len(rows))
 	}
 	l.load()
+}
+
+// plan is the rows of the next call, and how many of them are of those who draw.
+func (l *loop) plan(mine []*sequence, now time.Time) (rows []row, ready int) {
+	draw, prompts := drawing(mine), byDeadline(mine)
+	d := demand{drawing: len(draw)}
+	for _, s := range draw {
+		d.watched = d.watched || s.run.urgent(now)
+		if s.drew.IsZero() {
+			s.drew = now
+		}
+		d.waited = max(d.waited, now.Sub(s.drew))
+	}
+	for _, s := range prompts {
+		d.prompt += s.pending()
+		d.hurried = d.hurried || s.run.urgent(now)
+	}
+	var alone bool
+	if l.limit, alone = l.pace.share(d, l.rows); alone {
+		draw = nil
+	}
+	for _, s := range draw {
+		s.drew = now
+	}
+	return fill(draw, prompts, l.limit), len(draw)
 }
 
 // dropCancelled frees what belongs to requests that nobody waits for any more.
@@ -282,20 +308,44 @@ func (l *loop) dropCancelled() {
 }
 
 // admit starts waiting sequences, in the order of candidates, while there is room. One that does not fit is waited for:
-// a later, smaller one never starves it. One that waits for its adapter, or for its beginning to be computed by another,
-// lets others pass.
+// a later, smaller one never starves it. One that waits for its adapter lets others pass. So does one that waits for its
+// beginning to be computed by another, or is early, but it keeps its slot from those of other adapters: calls are full
+// when as many as can compute together do.
 func (l *loop) admit() {
+	if len(l.running) >= l.slots {
+		return
+	}
+	now := time.Now()
+	var kept []*sequence
 	for _, s := range l.candidates() {
 		switch {
 		case len(l.running) >= l.slots:
 			return
-		case !l.there(s) || l.cache.coming(s, l.running):
+		case !l.there(s):
+		case l.cache.coming(s, l.running) || l.early(s, now):
+			kept = append(kept, s)
+		case len(l.running)+len(kept) >= l.slots && kept[0].run.adapter != s.run.adapter:
 		case l.start(s):
 			l.waiting = without(l.waiting, s)
 		default:
 			return
 		}
 	}
+}
+
+// early says that a sequence's prompt would only wait: those of its adapter that are at work, and wanted no later, fill a
+// step. Its slot is kept for others that begin as these do, and can draw as soon as they are there.
+func (l *loop) early(s *sequence, now time.Time) bool {
+	if s.run.started || !l.patient(s.run, now) || s.pending()-l.cache.found(s) <= worthwhile {
+		return false
+	}
+	work := 0
+	for _, r := range l.running {
+		if r.pending() > 1 && r.run.adapter == s.run.adapter && r.wanted() <= s.wanted() {
+			work += r.pending()
+		}
+	}
+	return work >= l.rows
 }
 
 // start gives a sequence its place, with the cells of the longest prefix that is there.
@@ -341,7 +391,7 @@ func (l *loop) vacate(s *sequence, keep bool) {
 		return
 	}
 	if keep {
-		l.cache.retire(s)
+		l.cache.retire(s, l.waiting[:min(len(l.waiting), lookAhead)])
 	} else {
 		l.cache.release(s)
 	}
@@ -430,6 +480,25 @@ func (l *loop) restore(s *sequence) bool {
 	l.vacate(s, false)
 	l.waiting = slices.Insert(l.waiting, 0, s)
 	return false
+}
+
+// pack moves cells down where many have been freed below them: one sequence's in a step, so that none pauses for long.
+func (l *loop) pack() {
+	if l.cache.sparse() {
+		for _, s := range l.running {
+			s.high = true
+		}
+	}
+	i := slices.IndexFunc(l.running, func(s *sequence) bool { return s.high })
+	if i < 0 {
+		return
+	}
+	s := l.running[i]
+	s.high = false
+	if !l.cache.lower(s) { // it is computed again from its tokens
+		l.vacate(s, false)
+		l.waiting = slices.Insert(l.waiting, 0, s)
+	}
 }
 
 func (l *loop) fail(u *run, code int32) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
 
@@ -356,7 +358,7 @@ func TestPlan(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, outputs := make([]int, len(c.running)), 0
-			for _, r := range plan(c.running, c.limit) {
+			for _, r := range fill(drawing(c.running), byDeadline(c.running), c.limit) {
 				got[slices.Index(c.running, r.seq)]++
 				if r.output {
 					outputs++
@@ -398,5 +400,64 @@ func TestEarliestDeadlineStartsFirst(t *testing.T) {
 	}
 	if want := []string{"soon", "in time", "late", "whenever", "whenever too"}; !slices.Equal(ended, want) {
 		t.Errorf("ended in the order %q", ended)
+	}
+}
+
+// TestPausesAreShort has answers drawn while a long prompt comes, on a machine where a call takes 10 ms and a row one
+// more: pauses are short where somebody watches, and the prompt is soon there where nobody does.
+func TestPausesAreShort(t *testing.T) {
+	const calm = 500 * time.Millisecond
+	for name, c := range map[string]struct {
+		watched       bool
+		pause, prompt time.Duration
+	}{
+		"watched": {true, 28 * time.Millisecond, 6 * time.Second},
+		"not":     {false, 1200 * time.Millisecond, 900 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine(t, 4000, nil)
+				m.shop.step = 10 * time.Millisecond
+				var mu sync.Mutex
+				var last, pause time.Duration
+				begun := time.Now()
+				m.fail = func(_ int, rows []row) int32 {
+					time.Sleep(time.Duration(len(rows)) * time.Millisecond)
+					mu.Lock()
+					defer mu.Unlock()
+					if now := time.Since(begun); rows[0].seq.drawn > 0 {
+						if last > calm/2 {
+							pause = max(pause, now-last)
+						}
+						last = now
+					}
+					return 0
+				}
+				w := &world{}
+				w.loop = newLoop(Config{Slots: 5, Rows: 128, IdleCells: 500, StepTarget: time.Second, Stretch: 2, apart: true}, m, numbers(), 4000, true)
+				go w.loop.run()
+				t.Cleanup(w.close)
+				var wg sync.WaitGroup
+				for i := range int32(4) {
+					u := counting(t.Context(), fmt.Sprint(i), 300, 1, 7, 8, i)
+					u.outbox = newOutbox(c.watched)
+					if err := w.submit(u); err != nil {
+						t.Fatal(err)
+					}
+					wg.Go(func() { u.wait(func(engine.Chunk) {}) })
+				}
+				time.Sleep(calm)
+				came := time.Now()
+				if _, err := w.count(t.Context(), "long", 1, 1, prompt(3, 700)...); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				if took := time.Since(came); took > c.prompt || pause > c.pause {
+					t.Errorf("the prompt took %v, the others paused for %v at most", took, pause)
+				}
+				mu.Unlock()
+				wg.Wait()
+			})
+		})
 	}
 }

@@ -1,49 +1,168 @@
 package llama
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
-// pace sizes the pieces of prompts, so that those who draw meanwhile get their tokens at a steady rate: a step that
-// holds both is to take about target. It learns what a row costs from such steps as they go, since that differs a
-// hundredfold between devices and models.
+// pace divides steps between those who draw and prompts. It learns what steps and rows cost as they go, since that
+// differs a hundredfold between devices and models.
+//
+//   - Where somebody watches, each step has a token of each answer and a small piece of a prompt: it takes at most stretch
+//     times as long as one without. So answers go on steadily, and the prompt comes late.
+//   - Where nobody does, prompts have calls of their own on a CPU (apart): llama.cpp's attention computes calls of at
+//     least fullCall rows in blocks, in half the time of smaller ones where there are some hundred cells to look at; but
+//     then all rows of a block look at what any of them does, which answers of other sequences would spoil. And once all
+//     prompts are there, all slots draw in each step. Who draws waits no longer than about target for that.
+//   - On an accelerator both share each step, of about target at most.
 type pace struct {
-	target time.Duration
-	row    float64 // seconds, smoothed; 0: not known yet
+	target  time.Duration // negative: none, and calls are as full as may be
+	stretch float64       // 0: watched or not is the same
+	apart   bool
+
+	row   float64         // seconds of a prompt's token in a call without answers, smoothed; 0: not known yet
+	piece float64         // the same beside answers
+	calm  map[int]float64 // seconds of a step without a prompt, smoothed, by how many draw
 }
 
 const (
-	// leastPiece of a prompt is computed in a step however long it takes, so that a prompt always gets on.
-	leastPiece = 8
+	// leastPiece of a prompt is computed in a step however long it takes, so that a prompt always gets on; leastWatched is
+	// the same beside answers that are watched.
+	leastPiece   = 8
+	leastWatched = 4
+	// block is how many rows a CPU's repacked weights are multiplied with at a time: what is left over costs as much.
+	block = 4
+	// fullCall is how many rows llama.cpp's attention on a CPU computes in blocks.
+	fullCall = 64
+	// longStep bounds a step in which nobody draws: how long a cancel or a newcomer waits.
+	longStep = time.Second
+	// margin is the part of what is allowed beside watched answers that is aimed at: steps vary.
+	margin = 0.8
 	// smoothing is the weight of the newest step: a busy neighbour's hiccup fades within some steps.
 	smoothing = 0.2
 )
 
-// limit is how many rows the next step may have, of most. drawing sequences have one each.
-func (p *pace) limit(drawing, most int) int {
-	if p.target <= 0 || p.row == 0 || drawing == 0 {
-		return most
-	}
-	return min(most, max(drawing+leastPiece, int(p.target.Seconds()/p.row)))
+// demand is what a step could compute.
+type demand struct {
+	drawing int           // sequences that need a row each
+	prompt  int           // tokens of prompts
+	watched bool          // somebody looks at one of the answers that are drawn as it comes, or it must hurry
+	hurried bool          // the same of a prompt's
+	waited  time.Duration // since those who draw last did
 }
 
-// note learns from a step that computed rows, among them drawing ones. One without a prompt says nothing of what a
-// prompt's rows cost.
-func (p *pace) note(rows, drawing int, took time.Duration) {
-	if rows < drawing+leastPiece {
-		return
+// share is how many rows the next step may have, of most, and whether they are for prompts alone. Those who draw have one
+// each, before all, where it says no.
+func (p *pace) share(d demand, most int) (limit int, alone bool) {
+	switch {
+	case p.target <= 0:
+		return most, false
+	case d.drawing == 0:
+		return p.full(longStep, most), false
+	case p.stretch > 0 && d.watched:
+		return p.bounded(blocks(d.drawing, p.watched(d)), most), false
+	case p.apart && d.prompt >= fullCall && d.waited < p.target:
+		return p.full(p.target, most), true
+	case p.apart && d.prompt >= fullCall:
+		return d.drawing, false
 	}
-	cost := took.Seconds() / float64(rows)
-	if p.row == 0 {
-		p.row = cost
-	}
-	p.row += smoothing * (cost - p.row)
+	n := p.rows(p.target.Seconds()-p.without(d.drawing), cmp.Or(p.piece, p.row), most)
+	return p.bounded(d.drawing+max(leastPiece, n), most), false
 }
 
-// drawing is how many sequences need one row each.
-func drawing(running []*sequence) (n int) {
-	for _, s := range running {
-		if s.pending() == 1 {
-			n++
+// full is the rows of a call without answers.
+func (p *pace) full(long time.Duration, most int) int {
+	return min(most, max(fullCall, p.rows(long.Seconds(), p.row, most)))
+}
+
+// bounded keeps a call that has answers below those that are computed in blocks.
+func (p *pace) bounded(n, most int) int {
+	if p.apart {
+		most = min(most, max(fullCall-1, leastPiece))
+	}
+	return min(most, n)
+}
+
+// watched is how many of a prompt's tokens a step has beside answers that are watched. A prompt whose own answer is
+// waited for has twice as many.
+func (p *pace) watched(d demand) int {
+	calm := p.without(d.drawing)
+	longest := margin * (p.stretch - 1) * calm
+	if d.hurried {
+		longest *= 2
+	}
+	return max(leastWatched, p.rows(min(longest, p.target.Seconds()-calm), cmp.Or(p.piece, p.row), fullCall))
+}
+
+// blocks is a call's rows for a piece of about n rows beside those who draw: whole blocks.
+func blocks(drawing, n int) int {
+	rows := (drawing + n) / block * block
+	if rows < drawing+block/2 {
+		rows += block
+	}
+	return rows
+}
+
+// rows is how many rows take so many seconds, at most as many as given; none where it is not known what one takes.
+func (p *pace) rows(seconds, row float64, most int) int {
+	if row == 0 {
+		return 0
+	}
+	return int(max(0, min(float64(most), seconds/row)))
+}
+
+// without is what a step takes in which so many draw and there is no prompt, by the nearest number known; 0: none is.
+func (p *pace) without(drawing int) float64 {
+	nearest := 0
+	for n := range p.calm {
+		if d, e := distance(n, drawing), distance(nearest, drawing); nearest == 0 || d < e || d == e && n < nearest {
+			nearest = n
 		}
 	}
-	return n
+	return p.calm[nearest]
+}
+
+func distance(a, b int) int { return max(a-b, b-a) }
+
+// note learns from a step that computed rows, among them drawing ones.
+func (p *pace) note(rows, drawing int, took time.Duration) {
+	piece := rows - drawing
+	switch {
+	case rows == 0:
+	case piece <= 0:
+		if p.calm == nil {
+			p.calm = map[int]float64{}
+		}
+		p.calm[drawing] = smooth(p.calm[drawing], took.Seconds())
+	case drawing == 0 && rows >= leastPiece:
+		p.row = smooth(p.row, took.Seconds()/float64(rows))
+	case drawing > 0:
+		// What those who draw take is known only roughly. A piece costs a part of the step in any case.
+		whole := took.Seconds()
+		p.piece = smooth(p.piece, max((whole-p.without(drawing))/float64(piece), whole/float64(2*rows)))
+	}
+}
+
+// smooth is the moving mean after one more value; 0 is none yet.
+func smooth(mean, x float64) float64 {
+	if mean == 0 {
+		return x
+	}
+	return mean + smoothing*(x-mean)
+}
+
+// drawing is the sequences that need one row each.
+func drawing(running []*sequence) (out []*sequence) {
+	for _, s := range running {
+		if s.pending() == 1 {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// urgent says that a run's tokens are waited for: its answer is streamed, or its deadline is near.
+func (u *run) urgent(now time.Time) bool {
+	d := u.deadline()
+	return u.outbox.stream || !d.IsZero() && d.Sub(now) < soon
 }

@@ -17,11 +17,13 @@ type cache struct {
 	tree  *tree
 	share bool  // the model can share a part of a sequence
 	bound int   // idle cells kept
+	cool  int   // of these, how many though they could be kept in host memory; 0: all
 	fresh int   // of these, how many that have not been shared yet
 	free  int   // cells
 	slots []int // free ones, of sequences at work; the highest is taken last
 	ids   []int // free ones, of those that rest
 	wrong int   // times that llama.cpp did not hold what the tree says
+	peak  int   // most cells that were in use since they were packed
 	past  []memory
 
 	cold   *cold
@@ -42,8 +44,8 @@ const memories = 64
 const leastFresh = 64
 
 // newCache makes the cache of a context for as many sequences at work. One ID behind theirs is the device's own.
-func newCache(dev decoder, slots, cells, bound, coldBytes int, share bool) *cache {
-	c := &cache{dev: dev, tree: newTree(), share: share, bound: bound, fresh: bound / 4, free: cells, cold: newCold(coldBytes)}
+func newCache(dev decoder, slots, cells, bound, cool, coldBytes int, share bool) *cache {
+	c := &cache{dev: dev, tree: newTree(), share: share, bound: bound, cool: cool, fresh: bound / 4, free: cells, cold: newCold(coldBytes)}
 	for i := range slots {
 		c.slots = append(c.slots, i)
 	}
@@ -130,7 +132,19 @@ func (c *cache) take(n int) bool {
 
 // evict gives up at most n idle cells, fresh ones before all. It says false when there are none.
 func (c *cache) evict(n int) bool {
-	cuts, freed := c.tree.evict(n, c.tree.fresh > 0, c.freeze)
+	return c.cut(c.tree.evict(n, c.tree.fresh > 0, func(leaf *node, s scope) bool {
+		c.freeze(leaf, s)
+		return true
+	}))
+}
+
+// chill gives up at most n idle cells, those that were shared only if they are in host memory then. It says false where
+// it can't.
+func (c *cache) chill(n int) bool {
+	return c.cut(c.tree.evict(n, false, func(leaf *node, s scope) bool { return c.freeze(leaf, s) || !leaf.proven }))
+}
+
+func (c *cache) cut(cuts []cut, freed int) bool {
 	for _, x := range cuts {
 		c.dev.remove(x.id, x.from)
 		if x.gone {
@@ -164,6 +178,34 @@ func (c *cache) computed(s *sequence, token int32) {
 	c.tree.extend(s.holder, token)
 	s.spare--
 	s.done++
+	c.peak = max(c.peak, c.tree.cells)
+}
+
+// sparse says that packing pays: many more cells were in use than are now. llama.cpp's attention walks all of them up to
+// the highest that is in use, and it takes the lowest free ones, so what is left may lie as high as there were any. To
+// move a cell through host memory takes some 40 µs here, and a thousand that are walked in vain 8 ms of each step with
+// eight answers: that pays within ten steps. It says so once, whatever comes of it: where the cells lie llama.cpp does
+// not tell, and shared ones stay where they are.
+func (c *cache) sparse() bool {
+	used := c.tree.cells
+	if used > 0 && (c.cool == 0 || c.peak-used < max(used, 2*c.cool)) {
+		return false
+	}
+	c.peak = used
+	return used > 0
+}
+
+// lower moves the cells that only this sequence holds to the lowest free ones. It says false where they are lost.
+func (c *cache) lower(s *sequence) bool {
+	from := s.own()
+	if !c.share || s.done-from < worthwhile {
+		return true
+	}
+	state := c.dev.freeze(s.slot, from, s.done)
+	if len(state) == 0 {
+		return true
+	}
+	return c.dev.remove(s.slot, from) && c.dev.thaw(state, s.slot, from, s.done)
 }
 
 // release takes back all that a sequence holds, and forgets it.
@@ -173,8 +215,9 @@ func (c *cache) release(s *sequence) {
 	c.vacant(s)
 }
 
-// retire takes back a sequence's slot and keeps what it computed for those that begin alike, within the bound.
-func (c *cache) retire(s *sequence) {
+// retire takes back a sequence's slot and keeps what it computed for those that begin alike, within the bound: what those
+// who wait begin with before all.
+func (c *cache) retire(s *sequence, waiting []*sequence) {
 	for len(c.ids) == 0 && c.evict(math.MaxInt) {
 	}
 	if !c.share || c.bound <= 0 || len(c.ids) == 0 {
@@ -185,7 +228,20 @@ func (c *cache) retire(s *sequence) {
 		c.past = slices.Delete(c.past, 0, 1)
 	}
 	c.past = append(c.past, memory{s.run.scope, s.tokens[:s.done]})
+	if n := c.awaited(s, waiting); n >= worthwhile {
+		c.tree.prove(s.holder, n)
+	}
 	c.keep(s, c.ids[len(c.ids)-1])
+}
+
+// awaited is how many of a sequence's first cells somebody who waits begins with.
+func (c *cache) awaited(s *sequence, waiting []*sequence) (most int) {
+	for _, w := range waiting {
+		if w.run.scope == s.run.scope {
+			most = max(most, common(s.tokens[:s.done], w.tokens[:c.known(w)]))
+		}
+	}
+	return most
 }
 
 // keep moves a sequence's cells to an id of those that rest.
@@ -225,6 +281,8 @@ func (c *cache) bind() {
 	}
 	if over > 0 {
 		c.fresh = min(c.bound, max(leastFresh, c.fresh-over/8))
+	}
+	for c.cool > 0 && c.tree.idle > c.cool && c.chill(c.tree.idle-c.cool) {
 	}
 }
 

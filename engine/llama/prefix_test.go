@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -232,6 +233,111 @@ func TestManyTenantsInTurn(t *testing.T) {
 	}
 }
 
+// TestGroupsGoTogether wants requests that begin alike to run beside each other, so that fewer cells are in use, each
+// beginning to be computed once, and none to wait for ever.
+func TestGroupsGoTogether(t *testing.T) {
+	const groups, n, shared, drawn = 8, 32, 200, 30
+	run := func(begun time.Time) (busiest int, ended []int32, s *stand) {
+		s = newStand(t, Config{Slots: 8, Rows: 64, IdleCells: 2048}, 8192, nil)
+		var runs []*run
+		for i := range int32(n) {
+			u := s.ask(t.Context(), "a", drawn, 1, prompt(i%groups, shared, i, i+1, i))
+			u.begun = begun
+			runs = append(runs, u)
+		}
+		for steps := 0; len(ended) < n && steps < 5000; steps++ {
+			s.once()
+			busiest = max(busiest, s.read().CellsInUse)
+			for i, u := range runs {
+				if u.open == 0 && !slices.Contains(ended, int32(i)) {
+					ended = append(ended, int32(i))
+				}
+			}
+		}
+		for _, u := range runs {
+			s.wants(u, drawn)
+		}
+		return busiest, ended, s
+	}
+	busiest, ended, s := run(time.Now())
+	if least := groups*shared + n*(3+drawn-1); s.stats.Rows > least+groups*3*worthwhile {
+		t.Errorf("%d tokens were computed, %d would do", s.stats.Rows, least)
+	}
+	if most := 4*shared + 8*(shared/4+reserve); busiest > most {
+		t.Errorf("%d cells were in use, want at most %d", busiest, most)
+	}
+	if kinds := map[int32]bool{ended[0] % groups: true, ended[1] % groups: true, ended[2] % groups: true, ended[3] % groups: true}; len(kinds) > 2 {
+		t.Errorf("the first to end were %v", ended[:8])
+	}
+	_, ended, _ = run(time.Now().Add(-time.Hour)) // they have waited for so long that none is passed over
+	if !slices.IsSorted(ended[:groups]) {
+		t.Errorf("the first to end were %v", ended[:groups])
+	}
+}
+
+// TestAwaitedCellsStay wants no beginning to be given up with which somebody who waits begins, though nobody has shared it.
+func TestAwaitedCellsStay(t *testing.T) {
+	s := newStand(t, Config{Slots: 1, Rows: 64, IdleCells: 1000}, 4000, nil)
+	s.cache.fresh = leastFresh
+	first := s.ask(t.Context(), "a", 5, 1, prompt(1, 300, 1))
+	s.once()
+	for i := range int32(3) {
+		s.ask(t.Context(), "a", 5, 1, prompt(40+i, 100, i))
+	}
+	last := s.ask(t.Context(), "a", 5, 1, prompt(1, 300, 2))
+	s.finish()
+	s.wants(first, 5)
+	if got := last.usage.CachedTokens; got != 300 {
+		t.Errorf("%d tokens were found, want 300", got)
+	}
+}
+
+// mover notes whose cells are moved, and may lose them.
+type mover struct {
+	*machine
+	loses bool
+	froze []int
+}
+
+func (m *mover) freeze(id, from, to int) []byte {
+	m.froze = append(m.froze, id)
+	return m.machine.freeze(id, from, to)
+}
+
+func (m *mover) thaw(state []byte, slot, from, to int) bool {
+	return !m.loses && m.machine.thaw(state, slot, from, to)
+}
+
+// TestPacks wants the cells of those that go on to be moved when a long one has left, one sequence's in a step, and the
+// answers to be right though they are lost.
+func TestPacks(t *testing.T) {
+	for name, loses := range map[string]bool{"moved": false, "lost": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newStand(t, Config{Slots: 4, Rows: 64, IdleCells: -1, cool: 50}, 4000, nil)
+			m := &mover{machine: s.m, loses: loses}
+			s.dev, s.cache.dev, s.cache.bound = m, m, 0
+			long := s.ask(t.Context(), "a", 5, 1, prompt(50, 600))
+			var others []*run
+			for i := range int32(3) {
+				others = append(others, s.ask(t.Context(), fmt.Sprint(i), 90, 1, prompt(i, 40, i)))
+			}
+			for steps := 0; len(m.froze) < 3 && steps < 80; steps++ {
+				before := len(m.froze)
+				if s.once(); len(m.froze) > before+1 {
+					t.Error("the cells of two are moved in a step")
+				}
+			}
+			if long.open > 0 || len(m.froze) != 3 {
+				t.Errorf("cells of %v were moved", m.froze)
+			}
+			s.finish()
+			for _, u := range others {
+				s.wants(u, 90)
+			}
+		})
+	}
+}
+
 func TestManyShortAnswersRest(t *testing.T) {
 	s := newStand(t, Config{Slots: 250, Rows: 250, IdleCells: 100000}, 100000, nil)
 	for i := range int32(50) { // there are ids for five that rest
@@ -311,7 +417,7 @@ func TestAnyOrder(t *testing.T) {
 		s := newStand(t, Config{
 			Slots: rapid.IntRange(1, 6).Draw(rt, "slots"), Rows: rapid.IntRange(1, 30).Draw(rt, "rows"),
 			IdleCells: rapid.IntRange(0, 120).Draw(rt, "idle"),
-			ColdBytes: int64(rapid.IntRange(0, 1000).Draw(rt, "cold")),
+			ColdBytes: int64(rapid.IntRange(0, 1000).Draw(rt, "cold")), cool: rapid.SampledFrom([]int{0, 10, 50}).Draw(rt, "cool"),
 		}, 300, nil)
 		code := codes.Draw(rt, "code")
 		s.m.fail = func(call int, rows []row) int32 {

@@ -35,13 +35,15 @@ type run struct {
 type sequence struct {
 	run     *run
 	choice  int
-	tokens  []int32 // the prompt, then the answer so far
-	done    int     // tokens in the KV cache
-	slot    int     // -1 while waiting
-	holder  *holder // of its cells, while it has a slot
-	spare   int     // cells reserved for tokens to come
-	alone   bool    // it shares no cells with others
-	drawn   int     // tokens of the answer
+	tokens  []int32   // the prompt, then the answer so far
+	done    int       // tokens in the KV cache
+	slot    int       // -1 while waiting
+	holder  *holder   // of its cells, while it has a slot
+	spare   int       // cells reserved for tokens to come
+	alone   bool      // it shares no cells with others
+	high    bool      // its cells are to be moved to lower ones
+	drawn   int       // tokens of the answer
+	drew    time.Time // when the newest of them was asked for; zero: none
 	sampler *sampler
 	text    text
 	finish  engine.Finish

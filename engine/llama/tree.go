@@ -180,6 +180,23 @@ func (t *tree) rest(h *holder, id int) bool {
 	return true
 }
 
+// prove notes that the first n cells of a holder are worth keeping: somebody waits who begins with them.
+func (t *tree) prove(h *holder, n int) {
+	for x := h.end; x != nil; {
+		up := x.parent
+		if depth := x.depth(); depth > n && depth-len(x.tokens) < n {
+			up = x.split(n - depth + len(x.tokens))
+		} else if depth <= n && !x.proven {
+			if x.live == 0 {
+				t.fresh -= len(x.tokens)
+			}
+			x.proven = true
+		}
+		x.merge()
+		x = up
+	}
+}
+
 // leave takes a holder from work.
 func (t *tree) leave(h *holder) {
 	h.live = false
@@ -232,8 +249,8 @@ func (n *node) merge() {
 }
 
 // evict gives up at most n idle cells, or only fresh ones: from the end of the branch that was not used for the longest
-// time. The leaf is shown before it is cut.
-func (t *tree) evict(n int, fresh bool, show func(leaf *node, s scope)) (cuts []cut, freed int) {
+// time. The leaf is shown before it is cut, and stays where show says no.
+func (t *tree) evict(n int, fresh bool, show func(leaf *node, s scope) bool) (cuts []cut, freed int) {
 	var leaf *node
 	var s scope
 	for k, r := range t.roots {
@@ -241,10 +258,9 @@ func (t *tree) evict(n int, fresh bool, show func(leaf *node, s scope)) (cuts []
 			leaf, s = x, k
 		}
 	}
-	if leaf == nil || n <= 0 {
+	if leaf == nil || n <= 0 || !show(leaf, s) {
 		return nil, 0
 	}
-	show(leaf, s)
 	if keep := len(leaf.tokens) - n; keep > 0 {
 		return t.shorten(leaf, keep), n
 	}

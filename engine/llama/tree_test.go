@@ -192,7 +192,7 @@ func (s *shadow) drop(t *rapid.T) {
 }
 
 // unseen lets leaves go without a look at them.
-func unseen(*node, scope) {}
+func unseen(*node, scope) bool { return true }
 
 func (s *shadow) evict(t *rapid.T) {
 	n := rapid.IntRange(1, 20).Draw(t, "cells")
@@ -208,12 +208,25 @@ func (s *shadow) evict(t *rapid.T) {
 	}
 }
 
+// prove changes no cell.
+func (s *shadow) prove(t *rapid.T) {
+	if len(s.live) == 0 {
+		t.Skip("nothing is at work")
+	}
+	h := rapid.SampledFrom(s.live).Draw(t, "holder")
+	before := s.tree.cells
+	s.tree.prove(h, rapid.IntRange(0, h.end.depth()+1).Draw(t, "cells"))
+	if s.tree.cells != before {
+		t.Fatalf("%d cells became %d", before, s.tree.cells)
+	}
+}
+
 // TestTree runs any order of joins, computed tokens, ends and evictions against a book without sharing.
 func TestTree(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := &shadow{tree: newTree(), held: map[int][]*int32{}, idle: map[int]*holder{}, scope: map[int]scope{}}
 		t.Repeat(map[string]func(*rapid.T){
-			"join": s.join, "extend": s.extend, "rest": s.rest, "drop": s.drop, "evict": s.evict, "": s.check,
+			"join": s.join, "extend": s.extend, "rest": s.rest, "drop": s.drop, "evict": s.evict, "prove": s.prove, "": s.check,
 		})
 		for _, h := range s.live {
 			s.tree.drop(h)

@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -26,6 +27,7 @@ type turns struct {
 
 	favoured *adapter
 	since    time.Time
+	tenure   time.Duration // 0: the constant's
 
 	cost    cost
 	changes int           // of the adapter, since ever
@@ -40,8 +42,12 @@ const (
 	longTurn = 500 * time.Millisecond
 	// soon is when a deadline lets its adapter go first.
 	soon = 5 * time.Second
-	// tenure is how long requests of one adapter are let in before all others, so that calls are full.
-	tenure = 2 * time.Second
+	// ample is how far a deadline is that no order of requests endangers.
+	ample = time.Minute
+	// tenure is how long requests of one adapter are let in before all others, so that calls are full; urgentTenure the
+	// same while one of another is urgent.
+	tenure       = 10 * time.Second
+	urgentTenure = 2 * time.Second
 )
 
 // group is the sequences of one adapter that could compute.
@@ -127,10 +133,22 @@ func (t *turns) begin(a *adapter, now time.Time, rushed bool) {
 	t.now, t.rushed = a, rushed
 }
 
-// claim is one request that waits to be let in.
+// claim is the first request of an adapter that waits to be let in.
 type claim struct {
 	adapter  *adapter
 	deadline time.Time
+	urgent   bool // one of the adapter's requests is
+}
+
+// longest is how long one adapter is favoured at most while others wait.
+func (t *turns) longest() time.Duration { return cmp.Or(t.tenure, tenure) }
+
+// spell is the same beside these claims.
+func (t *turns) spell(claims []claim) time.Duration {
+	if slices.ContainsFunc(claims, func(c claim) bool { return c.urgent && c.adapter != t.favoured }) {
+		return min(urgentTenure, t.longest())
+	}
+	return t.longest()
 }
 
 // favour decides whose requests are let in first: of claims, the first of each adapter that has any, in the order in
@@ -141,7 +159,7 @@ func (t *turns) favour(claims []claim, now time.Time) *adapter {
 		return t.favoured
 	}
 	has := slices.ContainsFunc(claims, func(c claim) bool { return c.adapter == t.favoured })
-	if has && (len(claims) == 1 || now.Sub(t.since) < tenure) {
+	if has && (len(claims) == 1 || now.Sub(t.since) < t.spell(claims)) {
 		return t.favoured
 	}
 	var next *claim

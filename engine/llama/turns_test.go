@@ -127,7 +127,12 @@ type job struct {
 }
 
 func (w *world) begin(t *testing.T, a *adapter, n, first int) *job {
+	return w.ask(t, a, n, first, false)
+}
+
+func (w *world) ask(t *testing.T, a *adapter, n, first int, streams bool) *job {
 	u := counting(t.Context(), fmt.Sprint(first), n, 1, 7, 8, int32(first))
+	u.begun, u.outbox = time.Now(), newOutbox(streams)
 	u.adapter = a
 	if a != nil {
 		u.scope.adapter = a.digest
@@ -145,7 +150,7 @@ func finish(t *testing.T, jobs []*job) {
 	for i, j := range jobs {
 		wg.Go(func() {
 			var c *engine.Completion
-			c, j.err = j.wait(nil)
+			c, j.err = j.wait(func(engine.Chunk) {})
 			j.done = time.Now()
 			if want := after(int(j.prompt[2]), j.n); j.err == nil && c.Choices[0].Text != want {
 				t.Errorf("job %d: got %q, want %q", i, c.Choices[0].Text, want)
@@ -207,26 +212,55 @@ func maxTime(a, b time.Time) time.Time {
 	return a
 }
 
-// TestTurnsWaitIsBounded: a request gets in and on, however many of another adapter keep coming.
+// TestTurnsWaitIsBounded: a request gets in and on, however many of another adapter keep coming, and sooner when somebody
+// watches it. While it waits, calls are full.
 func TestTurnsWaitIsBounded(t *testing.T) {
+	for name, c := range map[string]struct {
+		streams     bool
+		least, most time.Duration
+	}{
+		"a batch's": {false, tenure - 2*time.Second, tenure + 2*time.Second},
+		"watched":   {true, 0, urgentTenure + 2*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, _ := adapterWorld(t, 1000)
+				kinds := fleet(2)
+				var crowd []*job
+				for i := range 120 { // 4 slots: 30 rounds of half a second
+					crowd = append(crowd, w.begin(t, kinds[0], 50, i%90))
+				}
+				time.Sleep(100 * time.Millisecond)
+				late := w.ask(t, kinds[1], 10, 99, c.streams)
+				began := time.Now()
+				var wg sync.WaitGroup
+				wg.Go(func() { finish(t, crowd) })
+				finish(t, []*job{late})
+				if took := time.Since(began); took < c.least || took > c.most || late.err != nil {
+					t.Errorf("it took %v, %v", took, late.err)
+				}
+				wg.Wait()
+				noErrors(t, crowd)
+			})
+		})
+	}
+}
+
+// TestAdaptersGoTogether: of many adapters with few requests each, those of one run beside each other.
+func TestAdaptersGoTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := adapterWorld(t, 1000)
-		kinds := fleet(2)
-		var crowd []*job
-		for i := range 60 { // 4 slots: 15 rounds of half a second
-			crowd = append(crowd, w.begin(t, kinds[0], 50, i%90))
+		kinds := fleet(8)
+		var jobs []*job
+		for i := range 16 { // two of each, and four slots
+			jobs = append(jobs, w.begin(t, kinds[i%8], 50, i))
 		}
-		time.Sleep(100 * time.Millisecond)
-		late := w.begin(t, kinds[1], 10, 99)
-		began := time.Now()
-		var wg sync.WaitGroup
-		wg.Go(func() { finish(t, crowd) })
-		finish(t, []*job{late})
-		if took := time.Since(began); took > tenure+2*time.Second || late.err != nil {
-			t.Errorf("it took %v, %v", took, late.err)
+		finish(t, jobs)
+		noErrors(t, jobs)
+		s := w.read()
+		if mean := float64(s.Drawn) / float64(s.Steps); mean < 1.8 {
+			t.Errorf("calls draw %.1f tokens on average, of 2: %+v", mean, s)
 		}
-		wg.Wait()
-		noErrors(t, crowd)
 	})
 }
 
@@ -350,20 +384,25 @@ func TestFavour(t *testing.T) {
 	a := fleet(3)
 	at := time.Unix(1000, 0)
 	nearby := at.Add(time.Second)
+	over := turns{favoured: a[0], since: at.Add(-tenure)}
 	for name, c := range map[string]struct {
 		turns  turns
 		claims []claim
 		want   *adapter
 	}{
-		"nobody":             {turns{favoured: a[0]}, nil, a[0]},
-		"first come":         {turns{}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[1]},
-		"stays":              {turns{favoured: a[0], since: at.Add(-time.Second)}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[0]},
-		"is over":            {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[1]},
-		"nobody else":        {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[0]}}, a[0]},
-		"has none":           {turns{favoured: a[0], since: at}, []claim{{adapter: a[2]}, {adapter: a[1]}}, a[2]},
-		"a deadline is near": {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[0]}, {adapter: a[1]}, {a[2], nearby}}, a[2]},
-		"one is far":         {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[1]}, {a[2], at.Add(time.Hour)}}, a[1]},
-		"the base":           {turns{favoured: a[0], since: at.Add(-tenure)}, []claim{{adapter: a[0]}, {}}, nil},
+		"nobody":                {turns{favoured: a[0]}, nil, a[0]},
+		"first come":            {turns{}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[1]},
+		"stays":                 {turns{favoured: a[0], since: at.Add(-9 * time.Second)}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[0]},
+		"is over":               {over, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[1]},
+		"is over sooner":        {turns{favoured: a[0], since: at.Add(-3 * time.Second), tenure: time.Second}, []claim{{adapter: a[1]}, {adapter: a[0]}}, a[1]},
+		"nobody else":           {over, []claim{{adapter: a[0]}}, a[0]},
+		"has none":              {turns{favoured: a[0], since: at}, []claim{{adapter: a[2]}, {adapter: a[1]}}, a[2]},
+		"a deadline is near":    {over, []claim{{adapter: a[0]}, {adapter: a[1]}, {a[2], nearby, true}}, a[2]},
+		"one is far":            {over, []claim{{adapter: a[1]}, {a[2], at.Add(time.Hour), false}}, a[1]},
+		"the base":              {over, []claim{{adapter: a[0]}, {}}, nil},
+		"another is urgent":     {turns{favoured: a[0], since: at.Add(-urgentTenure)}, []claim{{adapter: a[0]}, {adapter: a[1], urgent: true}}, a[1]},
+		"it is urgent itself":   {turns{favoured: a[0], since: at.Add(-urgentTenure)}, []claim{{adapter: a[0], urgent: true}, {adapter: a[1]}}, a[0]},
+		"not urgent enough yet": {turns{favoured: a[0], since: at.Add(-time.Second)}, []claim{{adapter: a[0]}, {adapter: a[1], urgent: true}}, a[0]},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := c.turns.favour(c.claims, at); got != c.want {
