@@ -146,7 +146,8 @@ type Sampling struct {
 type Chunk struct {
 	Index int    `json:"index"`
 	Text  string `json:"text,omitempty"`
-	// Reasoning is what the model thinks before its answer. It never comes after Text.
+	// Reasoning is what the model thinks before its answer. It comes after Text only where a model says something, and
+	// thinks again before it calls a function.
 	Reasoning string    `json:"reasoning,omitempty"`
 	Logprobs  []Logprob `json:"logprobs,omitempty"`
 	// Finish is set on the last chunk of an answer, with or without text.

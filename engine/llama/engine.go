@@ -254,7 +254,7 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		u.free()
 		return nil, err
 	}
-	c, err := u.wait(job.mind.emitter(r.Sampling.N, job.tools.emitter(r.Sampling.N, emit)))
+	c, err := u.wait(job.emitter(r.Sampling.N, emit))
 	if err != nil {
 		return nil, err
 	}
@@ -266,11 +266,10 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 
 // finish takes thoughts and calls out of the texts of a run that is over, and checks what is left.
 func (e *Engine) finish(u *run, job prepared, c *engine.Completion) error {
-	job.mind.take(u, c, e.model.vocab)
-	if err := job.form.validate(u, c, e.model.vocab.end); err != nil {
+	if err := job.take(u, c, e.model.vocab); err != nil {
 		return err
 	}
-	return job.tools.take(u, c)
+	return job.form.validate(u, c, e.model.vocab.end)
 }
 
 // begin makes a run, at its beginning or where an earlier one of the same request stood.
@@ -340,6 +339,8 @@ type prepared struct {
 	form    *form
 	tools   *tools
 	mind    *mind
+	// channels says that the answer comes as messages on channels.
+	channels bool
 }
 
 // prepare checks a request and makes its prompt's tokens, on the caller's goroutine.
@@ -360,6 +361,9 @@ func (e *Engine) prepare(r *engine.Request) (p prepared, err error) {
 	}
 	if p.tools != nil && p.tools.form != nil {
 		p.form = p.tools.form
+	}
+	if t := e.model.template; r.Kind == engine.Chat && t != nil && t.channels {
+		p.speak()
 	}
 	p.prompt, err = e.tokens(r, &p)
 	return p, err

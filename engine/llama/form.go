@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"cmp"
 	"container/list"
 	"encoding/json"
 	"strings"
@@ -15,6 +16,7 @@ import (
 // form is what an answer must look like.
 type form struct {
 	grammar string          // in GBNF, checked
+	root    string          // the rule that all of it keeps to; empty: root
 	schema  *gbnf.Validator // nil: nothing but the grammar is asked for
 	param   string          // the field of the request that asks for it
 }
@@ -194,7 +196,7 @@ func (h *shelf) find(f *form) (*parsed, error) {
 		h.used.MoveToFront(at)
 		return at.Value.(*parsed), nil
 	}
-	native := llama.SamplerInitGrammar(h.vocab.native, f.grammar, "root")
+	native := llama.SamplerInitGrammar(h.vocab.native, f.grammar, cmp.Or(f.root, "root"))
 	if native == 0 {
 		return nil, invalid(f.param, "llama.cpp can't read the grammar of %s", f.param)
 	}

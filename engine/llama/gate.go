@@ -19,7 +19,7 @@ type gate struct {
 // gateOf is the gate of an answer; nil where its form holds from the first token to the last.
 func gateOf(p prepared, v *vocab) *gate {
 	calls := p.tools != nil && p.tools.strict
-	if p.form == nil || p.mind == nil && !calls {
+	if p.form == nil || p.channels || p.mind == nil && !calls {
 		return nil
 	}
 	g := &gate{vocab: v, free: true, reopens: calls, mayEnd: calls}

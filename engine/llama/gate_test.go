@@ -105,3 +105,34 @@ func TestThoughtIsFree(t *testing.T) {
 		})
 	}
 }
+
+// TestOneCall: an answer with two calls ends behind the first where parallel_tool_calls is false.
+func TestOneCall(t *testing.T) {
+	e := open(t, config(t))
+	v := e.model.vocab
+	for one, want := range map[bool]int{false: 2, true: 1} {
+		r := chat("How is the weather in Rome?", 200)
+		r.Tools, r.OneToolCall = []byte(weather), one
+		p, err := e.prepare(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := e.fresh(t.Context(), r, p, false, e.work)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer u.free()
+		for _, id := range append(v.tokenize(rome+"\n"+rome, false), v.eos) {
+			if u.seqs[0].finish == "" {
+				u.seqs[0].accept(v, id, nil)
+			}
+		}
+		c := u.completion()
+		if err := p.take(u, c, v); err != nil {
+			t.Fatal(err)
+		}
+		if got := readCalls(t, c.Choices[0]); len(got) != want || c.Choices[0].Finish != engine.FinishToolCalls {
+			t.Errorf("one call: %v: got %+v", one, c.Choices[0])
+		}
+	}
+}

@@ -1,10 +1,6 @@
 package llama
 
-import (
-	"strings"
-
-	"lorry/engine"
-)
+import "strings"
 
 // thought is the pair of tags between which a model thinks before it answers.
 type thought struct{ open, close string }
@@ -40,38 +36,6 @@ func mindOf(t *thought, prompt string) *mind {
 		return nil
 	}
 	return &mind{*t, strings.HasSuffix(strings.TrimRight(prompt, " \t\r\n"), t.open)}
-}
-
-// emitter takes thoughts out of what is shown of answers; nil without emit.
-func (m *mind) emitter(n int, emit func(engine.Chunk)) func(engine.Chunk) {
-	if m == nil || emit == nil {
-		return emit
-	}
-	readers := make([]*thoughtReader, n)
-	for i := range readers {
-		readers[i] = m.reader()
-	}
-	return func(c engine.Chunk) {
-		c.Reasoning, c.Text = readers[c.Index].push(c.Text, c.Finish != "")
-		if c.Reasoning != "" || c.Text != "" || len(c.Logprobs) > 0 || c.Finish != "" {
-			emit(c)
-		}
-	}
-}
-
-// take moves thoughts out of answers' texts, and counts their tokens.
-func (m *mind) take(u *run, c *engine.Completion, v *vocab) {
-	if m == nil {
-		return
-	}
-	for i := range c.Choices {
-		x, r := &c.Choices[i], m.reader()
-		whole := x.Text
-		x.Reasoning, x.Text = r.push(whole, true)
-		if r.some {
-			c.Usage.ReasoningTokens += v.tokensIn(u.seqs[i].tokens[len(u.prompt):], whole[:r.read])
-		}
-	}
 }
 
 // tokensIn is how many of the tokens it takes to say a text.

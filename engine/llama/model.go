@@ -133,6 +133,9 @@ func (m *model) readTemplate(command []string) (err error) {
 		return err
 	}
 	m.vocab.show(callOpen, callClose)
+	if m.template.channels {
+		m.vocab.show(chanStart, chanName, chanType, chanMessage, chanEnd)
+	}
 	if t := m.template.thought; t != nil {
 		m.vocab.show(t.open, t.close)
 	}

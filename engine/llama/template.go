@@ -21,7 +21,8 @@ type template struct {
 	process  *renderer // nil: it runs here
 	compiled *jinja.Template
 	bos, eos string
-	tools    bool // it writes tools and calls itself, between Hermes' tags
+	tools    bool // it writes tools and calls itself
+	channels bool // and the model answers on channels, else between Hermes' tags
 	thought  *thought
 	effort   effort
 }
@@ -39,7 +40,7 @@ func openTemplate(command []string, source string, v *vocab) (*template, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &template{process: r, tools: r.tools, thought: thoughtOf(source)}, nil
+	return &template{process: r, tools: r.tools, channels: hasChannels(source), thought: thoughtOf(source)}, nil
 }
 
 // prompt is the prompt for a conversation that the model is to answer. What the client wrote is veiled. effort is how
@@ -62,8 +63,8 @@ func newTemplate(source, bos, eos string) (*template, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile its chat template: %w", err)
 	}
-	out := &template{compiled: t, bos: bos, eos: eos, thought: thoughtOf(source), effort: effortOf(source)}
-	out.tools = strings.Contains(source, callOpen) && out.probe()
+	out := &template{compiled: t, bos: bos, eos: eos, channels: hasChannels(source), thought: thoughtOf(source), effort: effortOf(source)}
+	out.tools = (strings.Contains(source, callOpen) || out.channels) && out.probe()
 	return out, nil
 }
 
@@ -96,6 +97,9 @@ func (t *template) render(messages, tools json.RawMessage, mask func(string) str
 	}
 	if err := t.writeCalls(list); err != nil {
 		return "", err
+	}
+	if t.channels {
+		keepThoughts(list)
 	}
 	if tools == nil {
 		return t.write(list, nil, more)

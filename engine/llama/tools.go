@@ -31,6 +31,7 @@ type tools struct {
 	form *form
 	// strict calls keep to their functions' parameters, wherever in the answer they stand.
 	strict bool
+	list   []function    // that form lets the model call
 	finish engine.Finish // of an answer with a call
 }
 
@@ -159,7 +160,7 @@ func (t *tools) shape(list []function, root string) error {
 	if err != nil {
 		return err
 	}
-	t.must, f.schema = f.schema, nil // what stands between the tags
+	t.must, f.schema, t.list = f.schema, nil, list // what stands between the tags
 	f.grammar = "root ::= " + root + "\n" + rootRule.ReplaceAllString(f.grammar, "the-call ::=")
 	t.form = f
 	return nil
@@ -180,47 +181,11 @@ func (f function) callSchema(i int) string {
 		f.Name, parameters)
 }
 
-// emitter takes calls out of what is shown of answers; nil without emit. What the client sees of a call comes whole.
-func (t *tools) emitter(n int, emit func(engine.Chunk)) func(engine.Chunk) {
-	if t == nil || emit == nil {
-		return emit
-	}
-	readers := make([]callReader, n)
-	for i := range readers {
-		readers[i].tools = t
-	}
-	return func(c engine.Chunk) {
-		r := &readers[c.Index]
-		c.Text = r.push(c.Text, c.Finish != "")
-		c.Finish = r.finish(c.Finish)
-		if c.Text != "" || c.Reasoning != "" || c.Finish != "" {
-			emit(c)
-		}
-	}
-}
-
-// take moves the calls out of answers' texts.
-func (t *tools) take(u *run, c *engine.Completion) error {
-	if t == nil {
-		return nil
-	}
-	for i := range c.Choices {
-		x := &c.Choices[i]
-		r := &callReader{tools: t}
-		text := r.push(x.Text, true)
-		if err := t.validate(r.calls); err != nil && x.Finish == engine.FinishStop {
-			return err
-		}
-		x.Text, x.Finish, x.ToolCalls = text, r.finish(x.Finish), r.json(u, i)
-	}
-	return nil
-}
-
 // validate holds calls against what was asked for: a grammar does not hold all of it.
 func (t *tools) validate(calls []call) error {
 	for _, c := range calls {
 		if t.must == nil {
-			return nil
+			break
 		}
 		if err := t.must.Validate(c.text); err != nil {
 			return engine.Errorf(engine.Internal, codeSchemaMismatch, "", "a call breaks its function's parameters: %s", reason(err))
@@ -294,33 +259,41 @@ func mayBeCall(s string) int {
 
 // read notes a call of a function that is there; anything else is text.
 func (r *callReader) read(body string, out *strings.Builder) {
-	var c struct {
+	var said struct {
 		Name      string
 		Arguments json.RawMessage
 	}
 	text := strings.TrimSpace(body)
-	err := json.Unmarshal([]byte(text), &c)
-	if err != nil || !r.tools.names[c.Name] || !bytes.HasPrefix(c.Arguments, []byte("{")) {
+	err := json.Unmarshal([]byte(text), &said)
+	c, ok := newCall(said.Name, said.Arguments)
+	if err != nil || !ok || !r.tools.names[said.Name] {
 		out.WriteString(r.gap + callOpen + body + callClose)
 		return
 	}
-	var arguments bytes.Buffer
-	if json.Compact(&arguments, c.Arguments) == nil {
-		r.calls, r.after = append(r.calls, call{c.Name, arguments.String(), text}), true
-	}
+	c.text = text
+	r.calls, r.after = append(r.calls, c), true
 }
 
-// finish is why an answer ended, seen with its calls.
-func (r *callReader) finish(f engine.Finish) engine.Finish {
-	if f == engine.FinishStop && len(r.calls) > 0 {
-		return r.tools.finish
+// newCall is a call with its text as a JSON object; false is one whose arguments are none.
+func newCall(name string, arguments json.RawMessage) (call, bool) {
+	var b bytes.Buffer
+	if json.Compact(&b, arguments) != nil || !bytes.HasPrefix(b.Bytes(), []byte("{")) {
+		return call{}, false
+	}
+	return call{name, b.String(), `{"name":` + quoted(name) + `,"arguments":` + b.String() + `}`}, true
+}
+
+// ended is why an answer ended, seen with its calls.
+func (t *tools) ended(f engine.Finish, calls []call) engine.Finish {
+	if f == engine.FinishStop && len(calls) > 0 {
+		return t.finish
 	}
 	return f
 }
 
-// json is OpenAI's array of calls. An ID is made of all that the call came from, so the same answer has the same IDs
+// callsJSON is OpenAI's array of calls. An ID is made of all that the call came from, so the same answer has the same IDs
 // and no two calls of a conversation share one.
-func (r *callReader) json(u *run, choice int) json.RawMessage {
+func callsJSON(u *run, choice int, calls []call) json.RawMessage {
 	type named struct {
 		Name      string `json:"name"`
 		Arguments string `json:"arguments"`
@@ -330,11 +303,11 @@ func (r *callReader) json(u *run, choice int) json.RawMessage {
 		Type     string `json:"type"`
 		Function named  `json:"function"`
 	}
-	if len(r.calls) == 0 {
+	if len(calls) == 0 {
 		return nil
 	}
 	var out []entry
-	for i, c := range r.calls {
+	for i, c := range calls {
 		out = append(out, entry{callID(u, choice, i, c), "function", named{c.name, c.arguments}})
 	}
 	b, err := json.Marshal(out)
