@@ -288,7 +288,7 @@ func split(text string) []string {
 	words := make([]string, 0, 1+strings.Count(text, " "))
 	last, start, inside := 0, 0, false
 	for i := range len(text) {
-		blank := strings.IndexByte(space, text[i]) >= 0
+		blank := blank(text[i])
 		if blank && inside {
 			words = append(words, text[start:i])
 			last, start = start, i
@@ -304,7 +304,7 @@ func split(text string) []string {
 	return words
 }
 
-const space = " \t\r\n"
+func blank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
 
 func errMessages(format string, args ...any) error {
 	return engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "messages", "%s", fmt.Sprintf(format, args...))
