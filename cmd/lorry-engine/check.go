@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -21,6 +22,7 @@ func check(args []string, _ io.Reader, stdout, stderr io.Writer) error {
 	if c.Renderer, err = renderer(); err != nil {
 		return err
 	}
+	c.Memory = cmp.Or(c.Memory, memory(c.File, c.Base))
 	report, err := llama.Inspect(c)
 	if err != nil {
 		return err
@@ -34,13 +36,14 @@ func parseCheck(args []string, stderr io.Writer) (c llama.Inspection, err error)
 	f := flag.NewFlagSet("lorry-engine check", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.Usage = func() {
-		fmt.Fprintln(stderr, "Usage: lorry-engine check [FILE] [--base FILE] [--template FILE] [--lib FOLDER]\n"+
+		fmt.Fprintln(stderr, "Usage: lorry-engine check [FILE] [--base FILE] [--template FILE] [--lib FOLDER [--memory BYTES]]\n"+
 			"Check a model, an adapter for a base, or a chat template, and print what it is as JSON.")
 		f.PrintDefaults()
 	}
 	f.StringVar(&c.Base, "base", "", "GGUF `file` of the model that an adapter is for")
 	f.StringVar(&c.Template, "template", "", "`file` with a chat template (default: the model's own)")
 	f.StringVar(&c.Lib, "lib", "", "`folder` of llama.cpp's libraries, to load the file too (default: it is only read)")
+	f.Uint64Var(&c.Memory, "memory", 0, "`bytes` that it may hold while it loads the file (default: by the files' sizes)")
 	if err := f.Parse(args); err != nil {
 		return c, err
 	}
@@ -56,6 +59,21 @@ func parseCheck(args []string, stderr io.Writer) (c llama.Inspection, err error)
 		return c, errors.New("name a GGUF file, or a chat template with --template")
 	}
 	return c, nil
+}
+
+// spare is the memory that a check may take beside its files': for numbers under way, and the KV cache of a short context.
+const spare = 4 << 30
+
+// memory bounds what files may make a check hold. Weights are read in place, or once more where llama.cpp turns them over
+// for the processor. A file that can't be read is told of later.
+func memory(files ...string) uint64 {
+	most := uint64(spare)
+	for _, f := range files {
+		if st, err := os.Stat(f); err == nil {
+			most += 2 * uint64(st.Size())
+		}
+	}
+	return most
 }
 
 // render is `lorry-engine render`, in which a model's chat template runs: see llama.ServeTemplates.

@@ -5,9 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"lorry/engine/child"
+	"lorry/engine/enginetest"
 	"lorry/engine/llama"
 )
 
@@ -60,6 +63,39 @@ func TestCheckRefuses(t *testing.T) {
 			var r llama.Report
 			err := checkOf(t, c.args...).Run(t.Context(), &r)
 			if !errors.Is(err, child.ErrRefused) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// TestCheckDies: whatever ends a check, or would keep it for ever, is told in one line, with its last words.
+func TestCheckDies(t *testing.T) {
+	lib, deadly := filepath.Join(runtimeDir(t), "lib"), enginetest.DeadlyModel(t)
+	endless := filepath.Join(t.TempDir(), "endless.gguf")
+	if err := syscall.Mkfifo(endless, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	adapter := filepath.Join(t.TempDir(), "adapter.gguf")
+	if err := os.WriteFile(adapter, enginetest.LoRA{Layers: 1, Width: 8, KV: 8, Rank: 2}.File(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		args  []string
+		limit time.Duration
+		want  string
+	}{
+		"crash":   {[]string{"--lib", lib, deadly}, 0, "GGML_ASSERT(hparams.n_expert"},
+		"hang":    {[]string{"--lib", lib, endless}, 3 * time.Second, "took longer than 3s"},
+		"memory":  {[]string{"--lib", lib, "--memory", "120000000", smollm2(t)}, 0, "memory"},
+		"adapter": {[]string{"--lib", lib, adapter, "--base", deadly}, 0, "check) ended: exit status 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			check := checkOf(t, c.args...)
+			check.Limit = c.limit
+			var r llama.Report
+			err := check.Run(t.Context(), &r)
+			if !errors.Is(err, child.ErrRefused) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})

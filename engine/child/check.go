@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -25,15 +27,19 @@ type Check struct {
 	Limit time.Duration
 }
 
-// ErrRefused is a file that can't be used: the check says why, or it ended the check's process. Other errors of
-// Check.Run are of this machine.
+// ErrRefused is a file that can't be used: see Refusal. Other errors of Check.Run are of this machine.
 var ErrRefused = errors.New("the file can't be used")
 
-// refused is an ErrRefused with its reason.
-type refused struct{ reason string }
+// Refusal is an ErrRefused: the check found a fault, or died of the file, or found no end.
+type Refusal struct {
+	// Reason is one sentence. Of a check that died it names that, how it ended, and its last words.
+	Reason string
+	// Stderr is all of its last words, as in Crash.
+	Stderr string
+}
 
-func (e refused) Error() string   { return e.reason }
-func (e refused) Is(t error) bool { return t == ErrRefused }
+func (r *Refusal) Error() string   { return r.Reason }
+func (r *Refusal) Is(t error) bool { return t == ErrRefused }
 
 // maxReport bounds what a check may say.
 const maxReport = 16 << 20
@@ -58,11 +64,13 @@ func (c Check) Run(ctx context.Context, report any) error {
 	err := cmd.Run()
 	switch _, ended := errors.AsType[*exec.ExitError](err); {
 	case context.Cause(ctx) == errTooLong:
-		return refused{fmt.Sprintf("the check took longer than %v: %s", limit, last)}
+		return c.refusal(fmt.Sprintf("took longer than %v", limit), last)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case ended && ownWords(err, last.String()) != "":
+		return &Refusal{ownWords(err, last.String()), last.String()}
 	case ended:
-		return refused{toolError(err, last.String()).Error()}
+		return c.refusal(fmt.Sprintf("ended: %v", err), last)
 	case err != nil:
 		return fmt.Errorf("engine/child: check: %w", err)
 	}
@@ -70,6 +78,16 @@ func (c Check) Run(ctx context.Context, report any) error {
 		return fmt.Errorf("engine/child: read what %s printed: %w", c.Path, err)
 	}
 	return nil
+}
+
+// refusal is of a check that did not end by itself.
+func (c Check) refusal(how string, last *tail) *Refusal {
+	what := strings.Join(append([]string{filepath.Base(c.Path)}, c.Args[:min(1, len(c.Args))]...), " ")
+	reason := fmt.Sprintf("the process that looked at it (%s) %s", what, how)
+	if words := last.brief(); words != "" {
+		reason += ": " + words
+	}
+	return &Refusal{reason, last.String()}
 }
 
 // capped keeps the first bytes written.

@@ -10,7 +10,7 @@ import (
 )
 
 func checkBy(role string) Check {
-	return Check{Path: os.Args[0], Env: []string{roleEnv + "=" + role}}
+	return Check{Path: os.Args[0], Args: []string{"check"}, Env: []string{roleEnv + "=" + role}}
 }
 
 func TestCheck(t *testing.T) {
@@ -29,9 +29,10 @@ func TestCheck(t *testing.T) {
 		want    string
 	}{
 		"refused":       {checkBy("refuses"), true, "model.gguf: gguf: it is no GGUF file"},
-		"deadly":        {checkBy("dies"), true, "GGML_ASSERT(n_layer <= 512) failed"},
-		"endless":       {slow, true, "longer than 500ms: loading"},
+		"deadly":        {checkBy("dies"), true, "check) ended: signal: killed: GGML_ASSERT(n_layer <= 512) failed"},
+		"endless":       {slow, true, "check) took longer than 500ms: loading"},
 		"talkative":     {checkBy("rambles"), true, ""},
+		"panics":        {checkBy("panics"), true, "check) ended: exit status 2: llama.cpp:12: no good; panic: oh"},
 		"no executable": {Check{Path: "/nowhere/lorry-engine"}, false, "no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {

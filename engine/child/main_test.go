@@ -58,6 +58,10 @@ var roles = map[string]func() int{
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		return 0
 	},
+	"panics": func() int {
+		fmt.Fprintln(os.Stderr, "llama.cpp:12: no good")
+		panic("oh")
+	},
 	"stares":  func() int { fmt.Fprintln(os.Stderr, "loading"); select {} },
 	"rambles": func() int { return ramble() },
 	"parent":  parent,

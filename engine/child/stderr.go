@@ -3,6 +3,7 @@ package child
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -74,4 +75,17 @@ func (t *tail) String() string {
 		t.flush()
 	}
 	return strings.Join(t.lines, "\n")
+}
+
+// briefLines are what a person reads of them first.
+const briefLines = 3
+
+// brief is the last lines that say something, and of a trace the first, in one line.
+func (t *tail) brief() string {
+	lines := strings.Split(t.String(), "\n")
+	t.mu.Lock()
+	lines = lines[:len(lines)-max(0, min(t.trace, traceLines)-1)]
+	t.mu.Unlock()
+	lines = slices.DeleteFunc(lines, func(s string) bool { return strings.TrimSpace(s) == "" })
+	return strings.Join(lines[max(0, len(lines)-briefLines):], "; ")
 }

@@ -98,14 +98,21 @@ func (t Tool) listen(out io.Reader) (result json.RawMessage, err error) {
 
 // toolError is the tool's own last line, where it failed by itself, or else how it ended and all that it said.
 func toolError(err error, words string) error {
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 && words != "" {
-		lines := strings.Split(words, "\n")
-		return errors.New(strings.TrimPrefix(lines[len(lines)-1], "lorry-engine: "))
+	if own := ownWords(err, words); own != "" {
+		return errors.New(own)
 	}
 	if words != "" {
 		return fmt.Errorf("engine/child: the engine's process ended: %w: %s", err, words)
 	}
 	return fmt.Errorf("engine/child: the engine's process ended: %w", err)
+}
+
+// ownWords are the last line of a process that failed by itself; empty of one that was ended.
+func ownWords(err error, words string) string {
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
+		return ""
+	}
+	return strings.TrimPrefix(words[strings.LastIndex(words, "\n")+1:], "lorry-engine: ")
 }
 
 // Reporter is the tool's own end.

@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,8 @@ type Inspection struct {
 	Lib string
 	// Renderer is the command line that templates run by, see [Config.Renderer].
 	Renderer []string
+	// Memory is how many bytes this process may write to from the loading on; it dies of more. 0: there is no bound.
+	Memory uint64
 }
 
 // Report is what a file was found to be.
@@ -204,13 +207,16 @@ func saysNo(err error) bool {
 	return errors.Is(err, engine.ErrInvalid) && !strings.Contains(err.Error(), "process ended")
 }
 
-// load has llama.cpp load the file, and compute a token with it.
+// load has llama.cpp load the file, and compute a token with it: on one thread and no GPU, for an engine may be at work
+// beside it.
 func (r *Report) load(c Inspection) error {
-	file := c.File
-	if c.Base != "" {
-		file = c.Base
+	if c.Memory > 0 {
+		if err := limitMemory(c.Memory); err != nil {
+			return fmt.Errorf("llama: limit the memory of a check: %w", err)
+		}
 	}
-	e, err := Open(Config{Lib: c.Lib, File: file, Model: engine.Model{Name: "inspected", Base: "unknown"}, Slots: 1, Context: 256, Renderer: c.Renderer})
+	e, err := Open(Config{Lib: c.Lib, File: cmp.Or(c.Base, c.File), Model: engine.Model{Name: "inspected", Base: "unknown"}, Slots: 1, Context: 256,
+		Device: "cpu", Threads: 1, Renderer: c.Renderer})
 	if err != nil {
 		return err
 	}
