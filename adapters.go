@@ -1,14 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"lorry/blob"
+	"lorry/engine"
+	"lorry/engine/child"
 	"lorry/registry"
 	"lorry/worker"
 )
@@ -113,28 +120,119 @@ func (c *Config) pins() (string, error) {
 // adaptersDir is where the engines of this box read adapters.
 func (c *Config) adaptersDir() string { return filepath.Join(c.Data, "adapters") }
 
-// adapters registers those of the settings, and is where an engine's are fetched: nil for one that has its own.
+// adapters registers those of the settings, and is where an engine's are fetched and tried: nil for one that has its own.
 func (s *stores) adapters(ctx context.Context, cfg *Config, eng *opened) (_ *worker.Adapters, done func(), err error) {
 	done = func() {}
 	if eng.kind != "llama" {
 		return nil, done, nil
 	}
-	store, err := s.openBlobs(ctx, func(_ string, f func()) { done = f }, cfg, weightsBucket)
-	if err != nil {
+	if err := s.openWeights(ctx, func(_ string, f func()) { done = f }, cfg); err != nil {
 		return nil, nil, err
 	}
-	for _, f := range cfg.Adapter {
-		if err := s.addAdapter(ctx, cfg, eng, store, f); err != nil {
-			done()
-			return nil, nil, err
-		}
+	a, err := s.newAdapters(cfg, eng.file)
+	for i := 0; err == nil && i < len(cfg.Adapter); i++ {
+		err = s.addAdapter(ctx, cfg, eng, a, cfg.Adapter[i])
 	}
-	a, err := worker.NewAdapters(worker.AdaptersConfig{Store: store, Dir: cfg.adaptersDir(), Log: s.log})
-	return a, done, err
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return a, done, nil
+}
+
+// newAdapters fetches adapters of a base, and tries each before it comes into the folder from which engines load it.
+func (s *stores) newAdapters(cfg *Config, base string) (*worker.Adapters, error) {
+	check, err := newAdapterCheck(cfg, base)
+	if err != nil {
+		return nil, err
+	}
+	return worker.NewAdapters(worker.AdaptersConfig{Store: s.weights, Dir: cfg.adaptersDir(), Try: check.try, Timeout: fetchTime + check.Limit, Log: s.log})
+}
+
+// fetchTime bounds the copying of an adapter from its store, in front of its check.
+const fetchTime = 10 * time.Minute
+
+// adapterCheck is `lorry-engine check` on an adapter.
+type adapterCheck struct{ child.Check }
+
+func newAdapterCheck(cfg *Config, base string) (c adapterCheck, err error) {
+	c.Limit = cmp.Or(cfg.AdapterCheck, 2*time.Minute)
+	if c.Path, err = engineExe(); err != nil {
+		return c, err
+	}
+	lib, err := libDir(cfg)
+	c.Args = []string{"check", "--lib", lib, "--base", base}
+	return c, err
+}
+
+// try is worker.AdaptersConfig's Try.
+func (c adapterCheck) try(ctx context.Context, file string) error {
+	c.Args = append(slices.Clone(c.Args), file)
+	var report json.RawMessage
+	err := c.Run(ctx, &report)
+	if r, ok := errors.AsType[*child.Refusal](err); ok {
+		e := engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "model", "the adapter can't be used: %s", strings.ReplaceAll(r.Reason, file+": ", ""))
+		e.Stderr = r.Stderr
+		return e
+	}
+	return err
+}
+
+// triesAdapters tries those that are pushed to this process, where it has workers that would have to do it soon anyway: what
+// passes lies ready for them. Nil elsewhere, where the first worker that needs an adapter tries it.
+func (s *stores) triesAdapters(cfg *Config) func(context.Context, registry.Model, string) error {
+	if cfg.Engine != "llama" || cfg.Workers == 0 {
+		return nil
+	}
+	return func(ctx context.Context, base registry.Model, digest string) error {
+		if _, err := os.Stat(base.File); err != nil {
+			return nil // another host's
+		}
+		a, err := s.newAdapters(cfg, base.File)
+		if err != nil {
+			return err
+		}
+		return a.Fetch(ctx, digest)
+	}
+}
+
+// sweepAdapters clears the folder of what nothing names any more, now and then, until stop is called.
+func (s *stores) sweepAdapters(ctx context.Context, a *worker.Adapters) (stop func()) {
+	if a == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(clearEvery)
+		defer t.Stop()
+		for ctx.Err() == nil {
+			s.sweepOnce(a)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+func (s *stores) sweepOnce(a *worker.Adapters) {
+	switch n, err := a.Sweep(s.namesAdapter); {
+	case err != nil:
+		s.log.Warn().Err(err).Msg("the adapters' folder is not swept")
+	case n > 0:
+		s.log.Info().Int("files", n).Msg("unused adapters removed")
+	}
+}
+
+// namesAdapter says whether a model stands for an adapter.
+func (s *stores) namesAdapter(digest string) bool {
+	return slices.ContainsFunc(s.registry.List(), func(m registry.Model) bool { return m.Adapter == digest })
 }
 
 // addAdapter registers one of the settings' adapters, unless that was done before.
-func (s *stores) addAdapter(ctx context.Context, cfg *Config, eng *opened, store blob.Store, a AdapterFile) error {
+func (s *stores) addAdapter(ctx context.Context, cfg *Config, eng *opened, from *worker.Adapters, a AdapterFile) error {
 	if a.Base == "" {
 		info, err := eng.Info(ctx)
 		if err != nil {
@@ -142,7 +240,7 @@ func (s *stores) addAdapter(ctx context.Context, cfg *Config, eng *opened, store
 		}
 		a.Base = info.Models[0].Name
 	}
-	if known, err := s.known(ctx, cfg, store, a); known || err != nil {
+	if known, err := s.known(ctx, cfg, a); known || err != nil {
 		return err
 	}
 	f, err := os.Open(a.File)
@@ -150,7 +248,8 @@ func (s *stores) addAdapter(ctx context.Context, cfg *Config, eng *opened, store
 		return err
 	}
 	defer f.Close()
-	m, err := s.registry.AddAdapter(ctx, store, registry.Adapter{Name: a.Name, Base: a.Base, OwnedBy: "lorry"}, f)
+	try := func(ctx context.Context, _ registry.Model, digest string) error { return from.Fetch(ctx, digest) }
+	m, err := s.registry.AddAdapter(ctx, s.weights, registry.Adapter{Name: a.Name, Base: a.Base, OwnedBy: "lorry", Try: try}, f)
 	if err != nil {
 		return fmt.Errorf("--adapter %s=%s: %w", a.Name, a.File, err)
 	}
@@ -159,7 +258,7 @@ func (s *stores) addAdapter(ctx context.Context, cfg *Config, eng *opened, store
 }
 
 // known says that a name stands for a file's adapter already, and the store has it.
-func (s *stores) known(ctx context.Context, cfg *Config, store blob.Store, a AdapterFile) (bool, error) {
+func (s *stores) known(ctx context.Context, cfg *Config, a AdapterFile) (bool, error) {
 	digest, err := digestOf(cfg.Data, a.File)
 	if err != nil {
 		return false, err
@@ -169,7 +268,7 @@ func (s *stores) known(ctx context.Context, cfg *Config, store blob.Store, a Ada
 	if err != nil || baseErr != nil || m.Adapter != digest || m.Base != base.Base || m.Template != base.Template || m.Settings != base.Settings {
 		return false, nil
 	}
-	_, err = store.Stat(ctx, digest)
+	_, err = s.weights.Stat(ctx, digest)
 	if errors.Is(err, blob.ErrNotFound) {
 		return false, nil
 	}

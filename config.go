@@ -51,8 +51,9 @@ type Config struct {
 	Flash     bool   `yaml:"flash_attention" env:"FLASH_ATTENTION" for:"up worker" doc:"compute llama's attention the short way"`
 	Runtime   string `yaml:"runtime" env:"RUNTIME" for:"up worker model tool" doc:"folder of llama.cpp's libraries, the demo's weights and Valkey; empty: runtime/ beside the program"`
 
-	Adapter       Adapters `yaml:"adapter" env:"ADAPTER" for:"up worker" doc:"LoRA adapters (GGUF) of the model to serve: NAME=FILE[,base=NAME][,pin]; several by ; or by repeating the flag; those with pin stay in memory"`
-	AdapterMemory Size     `yaml:"adapter_memory" env:"ADAPTER_MEMORY" for:"up worker" doc:"bytes of adapters that an engine holds at the same moment; the others are loaded when they are asked for; 0: 1GiB"`
+	Adapter       Adapters      `yaml:"adapter" env:"ADAPTER" for:"up worker" doc:"LoRA adapters (GGUF) of the model to serve: NAME=FILE[,base=NAME][,pin]; several by ; or by repeating the flag; those with pin stay in memory"`
+	AdapterMemory Size          `yaml:"adapter_memory" env:"ADAPTER_MEMORY" for:"up worker" doc:"bytes of adapters that an engine holds at the same moment; the others are loaded when they are asked for; 0: 1GiB"`
+	AdapterCheck  time.Duration `yaml:"adapter_check" env:"ADAPTER_CHECK" for:"up worker" doc:"how long a process of its own may take to load an adapter for the first time; past it the adapter is refused; 0: 2m"`
 
 	NATS     string `yaml:"nats" env:"NATS" for:"up producer worker scheduler dashboard key webhook" secret:"url" doc:"NATS servers (nats://, tls://; several by commas); empty: the embedded one of this data folder"`
 	NATSCred string `yaml:"nats_creds" env:"NATS_CREDS" for:"up producer worker scheduler dashboard key webhook" doc:"NATS credentials file"`
@@ -412,8 +413,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("kv_type: %q is none of f16 and q8_0", c.KVType)
 	case c.KVType == "q8_0" && !c.Flash:
 		return errors.New("kv_type: q8_0 needs flash_attention")
-	case c.Grace < 0 || c.CacheTTL < 0 || c.ResultTTL < 0 || c.EchoDelay < 0:
-		return errors.New("grace, cache_ttl, result_ttl and echo_delay can't be negative")
+	case c.Grace < 0 || c.CacheTTL < 0 || c.ResultTTL < 0 || c.EchoDelay < 0 || c.AdapterCheck < 0:
+		return errors.New("grace, cache_ttl, result_ttl, echo_delay and adapter_check can't be negative")
 	case (c.NATSCert == "") != (c.NATSKey == "") || (c.RedisCert == "") != (c.RedisKey == ""):
 		return errors.New("a client certificate needs both its files: …_cert and …_key")
 	case !slices.Contains([]string{"", "folder", "jetstream"}, c.Blobs) && !strings.HasPrefix(c.Blobs, "s3:"):

@@ -29,12 +29,12 @@ func (s *stores) startProducer(ctx context.Context, c *crew, cfg *Config, sealer
 	if err != nil {
 		return nil, err
 	}
-	if s.weights, err = s.openBlobs(ctx, c.closer, cfg, weightsBucket); err != nil {
+	if err := s.openWeights(ctx, c.closer, cfg); err != nil {
 		return nil, err
 	}
 	p, err := producer.New(producer.Config{
-		Weights: s.weights,
-		Queue:   s.queue, Results: s.results, Registry: s.registry, Access: s.access, Files: s.files, Batches: s.batches, Sealer: sealer, Log: s.log,
+		Weights: s.weights, TryAdapter: s.tryAdapter,
+		Queue: s.queue, Results: s.results, Registry: s.registry, Access: s.access, Files: s.files, Batches: s.batches, Sealer: sealer, Log: s.log,
 		MaxBody: int64(cfg.MaxBody), TenantWaiting: cfg.TenantWaiting, Grace: cfg.Grace, WebhookAllow: []netip.Prefix(cfg.WebhookAllow),
 		Ready: ready, NoMetrics: !cfg.Metrics,
 	})
@@ -93,6 +93,7 @@ func (s *stores) work(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
+	defer s.sweepAdapters(ctx, adapters)()
 	return w.Run(ctx)
 }
 
@@ -118,11 +119,11 @@ func (s *stores) register(ctx context.Context, e *opened) error {
 
 // startScheduler adds the scheduler to the crew. instance is empty, or a name that no other process has at the same moment.
 func (s *stores) startScheduler(ctx context.Context, c *crew, cfg *Config, sealer *webhook.Sealer, instance string) error {
-	if err := s.openFiles(ctx, c, cfg); err != nil {
+	if err := errors.Join(s.openFiles(ctx, c, cfg), s.openWeights(ctx, c.closer, cfg)); err != nil {
 		return err
 	}
 	sc, err := scheduler.New(scheduler.Config{Queue: s.queue, Results: s.results, Redis: s.redisAt.asynq(), Sealer: sealer,
-		WebhookAllow: []netip.Prefix(cfg.WebhookAllow), Access: s.access, Files: s.files, Batches: s.batches,
+		WebhookAllow: []netip.Prefix(cfg.WebhookAllow), Access: s.access, Files: s.files, Batches: s.batches, Weights: s.weights, Models: s.registry,
 		Lines: producer.NewLines(producer.LinesConfig{Registry: s.registry, MaxBody: int64(cfg.MaxBody)}), RefuseLate: cfg.RefuseLate, Instance: instance, Log: s.log})
 	if err != nil {
 		return err

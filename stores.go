@@ -36,6 +36,8 @@ type stores struct {
 	batches  *batch.Batches
 	weights  blob.Store // adapters
 	log      logger
+	// tryAdapter, if not nil, tries an adapter that is pushed here.
+	tryAdapter func(ctx context.Context, base registry.Model, digest string) error
 }
 
 // openStores connects a role. open lets everybody in while no key was ever made.
@@ -77,6 +79,14 @@ func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
 	s.files = batch.NewFiles(batch.FilesConfig{JS: s.queue.JS(), Blobs: s.blobs, Replicas: cfg.Replicas, Log: s.log})
 	s.batches = batch.NewBatches(batch.BatchesConfig{Queue: s.queue, Results: s.results, Files: s.files, Replicas: cfg.Replicas, Log: s.log})
 	return errors.Join(s.files.Setup(ctx), s.batches.Setup(ctx))
+}
+
+// openWeights opens the store of adapters, for the roles that need it; once more does nothing.
+func (s *stores) openWeights(ctx context.Context, closer func(string, func()), cfg *Config) (err error) {
+	if s.weights == nil {
+		s.weights, err = s.openBlobs(ctx, closer, cfg, weightsBucket)
+	}
+	return err
 }
 
 // openBlobs opens a store of bytes: a folder of the data folder, what begins so in an S3 bucket, or NATS' bucket of the

@@ -99,6 +99,7 @@ func compose(ctx context.Context, c *crew, cfg *Config, log logger) (url string,
 	if pages, err = front.startDashboard(ctx, c, cfg); err != nil {
 		return "", err
 	}
+	front.tryAdapter = front.triesAdapters(cfg)
 	if api, err = front.startProducer(ctx, c, cfg, sealer, front.workerThere); err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"lorry/engine"
 	"lorry/queue"
 	"lorry/queue/queuetest"
 	"lorry/result"
@@ -208,5 +210,34 @@ func TestGraph(t *testing.T) {
 		if got := strings.Join(to, " "); got != want[from] || from.Terminal() != (got == "") {
 			t.Errorf("%s leads to %s", from, got)
 		}
+	}
+}
+
+// TestAdapters: a batch holds its adapter from its validation to its end.
+func TestAdapters(t *testing.T) {
+	o := openOffice(t)
+	const digest = "an adapter's digest"
+	resolve := func(context.Context, string) (engine.Model, error) {
+		return engine.Model{Base: "0123456789ab", Adapter: digest}, nil
+	}
+	b, err := o.batches.Validate(t.Context(), o.create(CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions}), resolve, nil)
+	ok(t, err)
+	holds := func() bool {
+		named := map[string]bool{}
+		ok(t, o.batches.Adapters(t.Context(), named))
+		return named[digest]
+	}
+	if b.Status != InProgress || !holds() {
+		t.Errorf("a batch that is %s does not hold it", b.Status)
+	}
+	_, err = o.batches.Cancel(t.Context(), "acme", b.ID)
+	ok(t, err)
+	if !holds() {
+		t.Error("what runs while it is cancelled does not hold it")
+	}
+	_, err = o.batches.Finish(t.Context(), b, Cancelled)
+	ok(t, err)
+	if holds() {
+		t.Error("a batch that is over holds it")
 	}
 }

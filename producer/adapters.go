@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"lorry/blob"
+	"lorry/engine"
 	"lorry/registry"
 )
 
@@ -17,7 +18,8 @@ func (s *Server) createAdapter(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	add := registry.Adapter{Name: r.URL.Query().Get("name"), Base: r.URL.Query().Get("base"), OwnedBy: who.Tenant}
+	add := registry.Adapter{Name: r.URL.Query().Get("name"), Base: r.URL.Query().Get("base"), OwnedBy: who.Tenant,
+		Try: s.cfg.TryAdapter}
 	if err := checkAdapter(r, add); err != nil {
 		return err
 	}
@@ -83,6 +85,10 @@ func adapterError(a registry.Adapter, err error) error {
 		return refuse(codeValue, "base", "Invalid 'base': '%s' takes no adapters. Name a model that llama.cpp serves from a file of its own.", clip(a.Base))
 	case errors.Is(err, registry.ErrAdapter):
 		return refuse("invalid_adapter", "", "The file can't be used: %v.", err)
+	case errors.Is(err, registry.ErrGoing):
+		return unavailable(codeAway, "The file can't be taken right now: %v.", registry.ErrGoing)
+	case errors.Is(err, engine.ErrUnavailable):
+		return unavailable(codeAway, "The adapter could not be tried: %s. Push it again.", engine.AsError(err).Message)
 	case errors.Is(err, blob.ErrTooLarge):
 		return &apiError{Status: http.StatusRequestEntityTooLarge, Type: typeInvalid, Code: codeTooLarge,
 			Message: fmt.Sprintf("The adapter is over the limit of %s.", size(registry.MaxAdapter))}

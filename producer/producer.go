@@ -46,6 +46,8 @@ type Config struct {
 	Batches *batch.Batches
 	// Weights are the adapters that POST /lorry/v1/models keeps. Nil: the server takes none.
 	Weights blob.Store
+	// TryAdapter is registry.Adapter's Try for these; nil where no engine is at hand.
+	TryAdapter func(ctx context.Context, base registry.Model, digest string) error
 	// Sealer seals webhooks' own secrets. Nil keeps them as they are.
 	Sealer *webhook.Sealer
 	Log    zerolog.Logger

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"lorry/blob"
+	"lorry/engine"
 	"lorry/engine/gguf"
 )
 
@@ -32,22 +35,37 @@ type Adapter struct {
 	Base string
 	// OwnedBy is OpenAI's owned_by.
 	OwnedBy string
+	// Try, if not nil, has an engine look at the stored file, once its head is good: in a process of its own. An
+	// *engine.Error of class Invalid refuses it. Nil: the first worker that needs the adapter tries it.
+	Try func(ctx context.Context, base Model, digest string) error
 }
 
 // AddAdapter keeps an adapter's file in store, by its digest, and registers it. The head of the file is checked, against
 // the base's where its file can be read from here; the engine checks both again. ErrNotFound is a base that is not
-// registered; blob's errors of Put come as they are. After an error nothing is registered.
+// registered, ErrGoing a file that is being removed; blob's errors of Put come as they are. After an error nothing is
+// registered.
 func (r *Registry) AddAdapter(ctx context.Context, store blob.Store, a Adapter, file io.Reader) (Model, error) {
 	base, err := r.adapterBase(a)
 	if err != nil {
 		return Model{}, err
 	}
-	ref, err := store.Put(ctx, file, MaxAdapter, nil)
+	kv, err := r.bucket(ctx)
+	if err != nil {
+		return Model{}, err
+	}
+	var claimed mark
+	ref, err := store.Put(ctx, file, MaxAdapter, func(ref blob.Ref) (err error) {
+		claimed, err = claim(ctx, kv, ref.Digest)
+		return err
+	})
 	if err != nil {
 		return Model{}, fmt.Errorf("registry: adapter %s: %w", a.Name, err)
 	}
-	if err := checkAdapter(ctx, store, ref, base); err != nil {
-		r.forget(ctx, store, ref.Digest)
+	if err = a.check(ctx, store, ref, base); err == nil {
+		err = stillThere(ctx, kv, store, ref.Digest)
+	}
+	if err != nil {
+		r.forget(ctx, kv, store, ref.Digest, claimed)
 		return Model{}, fmt.Errorf("registry: adapter %s: %w", a.Name, err)
 	}
 	m := Model{Name: a.Name, Base: base.Base, Adapter: ref.Digest, Template: base.Template, Settings: base.Settings, Context: base.Context,
@@ -71,6 +89,19 @@ func (r *Registry) adapterBase(a Adapter) (Model, error) {
 		return Model{}, fmt.Errorf("registry: adapter %s: %w", a.Name, ErrTaken)
 	}
 	return base, nil
+}
+
+// check looks at what was kept.
+func (a Adapter) check(ctx context.Context, store blob.Store, ref blob.Ref, base Model) error {
+	err := checkAdapter(ctx, store, ref, base)
+	if err != nil || a.Try == nil {
+		return err
+	}
+	err = a.Try(ctx, base, ref.Digest)
+	if errors.Is(err, engine.ErrInvalid) {
+		return fmt.Errorf("%w: %s", ErrAdapter, engine.AsError(err).Message)
+	}
+	return err
 }
 
 // checkAdapter reads the head of what was kept.
@@ -100,15 +131,23 @@ func checkAdapter(ctx context.Context, store blob.Store, ref blob.Ref, base Mode
 	return nil
 }
 
-// forget deletes the bytes of an adapter that was refused, unless they are registered already. Once is enough: what
-// stays is found by its digest, and takes room only.
-func (r *Registry) forget(ctx context.Context, store blob.Store, digest string) {
-	for _, m := range r.List() {
-		if m.Adapter == digest {
-			return
-		}
+// stillThere claims the bytes once more, for their name: another push of the same file may have been refused meanwhile, and
+// taken them away. From here on that can't happen.
+func stillThere(ctx context.Context, kv jetstream.KeyValue, store blob.Store, digest string) error {
+	if _, err := claim(ctx, kv, digest); err != nil {
+		return err
 	}
-	if err := store.Delete(context.WithoutCancel(ctx), digest); err != nil {
+	_, err := store.Stat(ctx, digest)
+	if errors.Is(err, blob.ErrNotFound) {
+		return ErrGoing
+	}
+	return err
+}
+
+// forget deletes the bytes of an adapter that was refused, unless a name stands for them, or they were pushed again
+// meanwhile. Once is enough: what stays is Sweep's.
+func (r *Registry) forget(ctx context.Context, kv jetstream.KeyValue, store blob.Store, digest string, m mark) {
+	if _, err := r.remove(context.WithoutCancel(ctx), kv, store, digest, m); err != nil {
 		r.cfg.Log.Warn().Err(err).Str("adapter", digest).Msg("a refused adapter was not deleted")
 	}
 }

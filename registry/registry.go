@@ -24,6 +24,8 @@ type Config struct {
 	// Replicas of the bucket; 0 is 1.
 	Replicas int
 	Log      zerolog.Logger
+	// Now is the clock of Sweep; nil: time.Now.
+	Now func() time.Time
 }
 
 // Registry is the models of a fleet. Its methods may be called from many goroutines.
@@ -44,12 +46,15 @@ type entry struct {
 // New makes a Registry. It asks the server nothing.
 func New(c Config) *Registry {
 	c.Replicas = cmp.Or(c.Replicas, 1)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	return &Registry{cfg: c, ready: make(chan struct{}), models: map[string]entry{}}
 }
 
 // Setup makes the bucket. It is an admin step; doing it again changes nothing.
 func (r *Registry) Setup(ctx context.Context) error {
-	c := jetstream.KeyValueConfig{Bucket: Bucket, Description: "what models' names stand for", Storage: jetstream.FileStorage, Replicas: r.cfg.Replicas}
+	c := jetstream.KeyValueConfig{Bucket: Bucket, Description: "what models' names stand for", Storage: jetstream.FileStorage, Replicas: r.cfg.Replicas, LimitMarkerTTL: markerTTL}
 	if _, err := r.cfg.JS.CreateOrUpdateKeyValue(ctx, c); err != nil {
 		return fmt.Errorf("registry: set up bucket %s: %w", Bucket, err)
 	}

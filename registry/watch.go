@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -26,7 +27,11 @@ func (r *Registry) load(all []jetstream.KeyValueEntry) {
 	}
 }
 
-func (r *Registry) see(e jetstream.KeyValueEntry) { r.apply(e.Key(), decode(e)) }
+func (r *Registry) see(e jetstream.KeyValueEntry) {
+	if strings.HasPrefix(e.Key(), keyPrefix) { // the others are Sweep's
+		r.apply(e.Key(), decode(e))
+	}
+}
 
 // apply takes a record in, unless a newer one is there: the watch may lag behind what this process wrote.
 func (r *Registry) apply(key string, e entry) {

@@ -18,8 +18,10 @@ import (
 
 	"lorry/access"
 	"lorry/batch"
+	"lorry/blob"
 	"lorry/engine"
 	"lorry/queue"
+	"lorry/registry"
 	"lorry/result"
 	"lorry/webhook"
 )
@@ -44,6 +46,9 @@ type Config struct {
 	Lines   Lines
 	// RefuseLate fails batches that are expected to end after their window, as far as a speed was measured.
 	RefuseLate bool
+	// Weights are the files of adapters, swept of those that neither Models nor a job names. Nil: none are.
+	Weights blob.Store
+	Models  *registry.Registry
 	// Access says what operators have set for tenants. Nil: all are equal.
 	Access *access.Store
 	// Instance names this process's leases: one that starts again under the same name takes them over at once. It must

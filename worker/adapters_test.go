@@ -7,10 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -57,6 +60,102 @@ func newAdapters(t *testing.T, store blob.Store) (*Adapters, string) {
 		t.Fatal(err)
 	}
 	return a, dir
+}
+
+// inside are the files of a folder, but for the lock.
+func inside(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	ok(t, err)
+	for _, f := range files {
+		if f.Name() != ".lock" {
+			names = append(names, f.Name())
+		}
+	}
+	return names
+}
+
+// TestAdapterIsTried before it comes into the folder; what is refused is not tried at every request.
+func TestAdapterIsTried(t *testing.T) {
+	deadly := engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "model", "it ended: GGML_ASSERT")
+	for name, c := range map[string]struct {
+		says, want error
+		tries      int
+	}{
+		"good":          {nil, nil, 1},
+		"refused":       {deadly, deadly, 1},
+		"not now":       {io.ErrUnexpectedEOF, engine.ErrUnavailable, 3},
+		"no room ahead": {engine.Errorf(engine.Unavailable, "", "", "no process"), engine.ErrUnavailable, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := adapterStore(t)
+			ref, err := store.Put(t.Context(), strings.NewReader("weights"), 0, nil)
+			ok(t, err)
+			a, dir := newAdapters(t, store)
+			tries := 0
+			a.cfg.Try = func(_ context.Context, file string) error {
+				tries++
+				if b, err := os.ReadFile(file); string(b) != "weights" || len(inside(t, dir)) != 1 {
+					t.Errorf("it is asked about %q, %v, when the folder holds %v", b, err, inside(t, dir))
+				}
+				return c.says
+			}
+			for range 3 {
+				if err := a.need(t.Context(), ref.Digest); !errors.Is(err, c.want) {
+					t.Errorf("got %v, want %v", err, c.want)
+				}
+			}
+			if tries != c.tries || slices.Contains(inside(t, dir), ref.Digest) != (c.want == nil) {
+				t.Errorf("tried %d times, and the folder holds %v", tries, inside(t, dir))
+			}
+		})
+	}
+}
+
+// TestRefusalEnds: the next one may come to another end.
+func TestRefusalEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := refusal{at: time.Now()}
+		if time.Sleep(refusedFor - time.Second); !r.stands() {
+			t.Error("it ended early")
+		}
+		if time.Sleep(2 * time.Second); r.stands() {
+			t.Error("it stands")
+		}
+	})
+}
+
+// TestAdaptersSweep removes what is unnamed, and was not needed for a day.
+func TestAdaptersSweep(t *testing.T) {
+	store := adapterStore(t)
+	a, dir := newAdapters(t, store)
+	put := func(text string, age time.Duration) string {
+		ref, err := store.Put(t.Context(), strings.NewReader(text), 0, nil)
+		ok(t, err)
+		ok(t, a.need(t.Context(), ref.Digest))
+		ok(t, os.Chtimes(filepath.Join(dir, ref.Digest), time.Time{}, time.Now().Add(-age)))
+		return ref.Digest
+	}
+	old, named, young, needed := put("old", unusedFor+time.Hour), put("named", unusedFor+time.Hour), put("young", unusedFor-time.Hour), put("needed", unusedFor+time.Hour)
+	ok(t, a.need(t.Context(), needed))
+	for file, age := range map[string]time.Duration{fetching + "dead": unusedFor + time.Hour, fetching + "alive": 0, "a-note": unusedFor + time.Hour} {
+		path := filepath.Join(dir, file)
+		ok(t, os.WriteFile(path, nil, 0o600))
+		ok(t, os.Chtimes(path, time.Time{}, time.Now().Add(-age)))
+	}
+	n, err := a.Sweep(func(digest string) bool { return digest == named })
+	want := []string{named, young, needed, fetching + "alive", "a-note"}
+	got := inside(t, dir)
+	slices.Sort(want)
+	slices.Sort(got)
+	if err != nil || n != 2 || !slices.Equal(got, want) {
+		t.Errorf("%d removed, %v; left %v, want %v", n, err, got, want)
+	}
+	opened := store.opened.Load()
+	ok(t, a.need(t.Context(), old))
+	if store.opened.Load() != opened+1 {
+		t.Error("it was not fetched again")
+	}
 }
 
 // TestAdapterIsFetchedOnce: all who need it wait for one copy, which is there for the next.
@@ -122,7 +221,7 @@ func TestAdapterThatCannotBeFetched(t *testing.T) {
 			if err := a.need(t.Context(), c.digest); !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
-			if left, _ := os.ReadDir(dir); len(left) > 0 {
+			if left := inside(t, dir); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
 		})

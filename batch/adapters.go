@@ -1,0 +1,30 @@
+package batch
+
+import (
+	"context"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Adapters adds to named the digests of the adapters that batches need which are not over: their lines are fed until then.
+// A record that can't be read here is an error, for it may need any.
+func (bs *Batches) Adapters(ctx context.Context, named map[string]bool) error {
+	kv, err := bs.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	var bad error
+	err = scan(ctx, kv, "*.*", func(e jetstream.KeyValueEntry) {
+		b, err := readBatch(e)
+		switch {
+		case err != nil:
+			bad = err
+		case !b.Status.Terminal() && b.Resolved.Adapter != "":
+			named[b.Resolved.Adapter] = true
+		}
+	})
+	if err == nil {
+		err = bad
+	}
+	return err
+}

@@ -1,0 +1,60 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+)
+
+// readAtOnce is how many messages one look at a stream reads.
+const readAtOnce = 1000
+
+// Adapters are the digests of the adapters that accepted jobs name: those that wait, and those that run, which stay in
+// JOBS until they have ended. It reads all of these streams: some ten thousand jobs a second.
+func (q *Queue) Adapters(ctx context.Context) (map[string]bool, error) {
+	named := map[string]bool{}
+	singles := func(data []byte) error {
+		for one := range Bundled(data) {
+			j, err := DecodeJob(one)
+			if err != nil {
+				return err
+			}
+			named[j.Request.Model.Adapter] = true
+		}
+		return nil
+	}
+	deliveries := func(data []byte) error {
+		d, err := DecodeDelivery(data)
+		for _, j := range d.Jobs {
+			named[j.Request.Model.Adapter] = true
+		}
+		return err
+	}
+	// A job moves on from BACKLOG to JOBS, and between JOBS and LATER; it is in the next stream before it leaves the last.
+	for _, s := range []struct {
+		stream string
+		read   func([]byte) error
+	}{{StreamBacklog, singles}, {StreamLater, singles}, {StreamJobs, deliveries}, {StreamLater, singles}} {
+		if err := q.readAll(ctx, s.stream, s.read); err != nil {
+			return nil, fmt.Errorf("queue: adapters of %s: %w", s.stream, err)
+		}
+	}
+	delete(named, "")
+	return named, nil
+}
+
+func (q *Queue) readAll(ctx context.Context, stream string, read func([]byte) error) error {
+	for seq, more := uint64(0), true; more; {
+		var ms []Stored
+		var err error
+		if ms, more, err = q.Read(ctx, stream, ">", seq, readAtOnce); err != nil || len(ms) == 0 {
+			return err
+		}
+		for _, m := range ms {
+			if err := read(m.Data); err != nil {
+				return err
+			}
+		}
+		seq = ms[len(ms)-1].Seq + 1
+	}
+	return nil
+}
