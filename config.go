@@ -54,6 +54,7 @@ type Config struct {
 	Adapter       Adapters      `yaml:"adapter" env:"ADAPTER" for:"up worker" doc:"LoRA adapters (GGUF) of the model to serve: NAME=FILE[,base=NAME][,pin]; several by ; or by repeating the flag; those with pin stay in memory"`
 	AdapterMemory Size          `yaml:"adapter_memory" env:"ADAPTER_MEMORY" for:"up worker" doc:"bytes of adapters that an engine holds at the same moment; the others are loaded when they are asked for; 0: 1GiB"`
 	AdapterCheck  time.Duration `yaml:"adapter_check" env:"ADAPTER_CHECK" for:"up worker" doc:"how long a process of its own may take to load an adapter for the first time; past it the adapter is refused; 0: 2m"`
+	EngineHang    time.Duration `yaml:"engine_hang" env:"ENGINE_HANG" for:"up worker" doc:"how long llama's process may have work and make no step before it is killed and started again; 0: 2m; negative: for ever"`
 
 	NATS     string `yaml:"nats" env:"NATS" for:"up producer worker scheduler dashboard key webhook" secret:"url" doc:"NATS servers (nats://, tls://; several by commas); empty: the embedded one of this data folder"`
 	NATSCred string `yaml:"nats_creds" env:"NATS_CREDS" for:"up producer worker scheduler dashboard key webhook" doc:"NATS credentials file"`

@@ -106,7 +106,7 @@ func openLlama(ctx context.Context, c *Config, log logger) (*opened, error) {
 	args = append(args, "--device", c.Device, "--kv-type", c.KVType, fmt.Sprintf("--no-flash=%t", !c.Flash))
 	var crashes atomic.Int64
 	log.Info().Str("model", name).Str("file", file).Msg("loading")
-	e, err := child.Start(ctx, child.Config{Path: exe, Args: args, Log: log, OnCrash: func(x child.Crash) {
+	e, err := child.Start(ctx, child.Config{Path: exe, Args: args, Hang: c.EngineHang, Log: log, OnCrash: func(x child.Crash) {
 		crashes.Add(1)
 		log.Error().Err(x.Err).Int("pid", x.PID).Strs("suspects", x.Suspects).Dur("uptime", x.Uptime).Str("stderr", x.Stderr).Msg("the engine's process ended, starting it again")
 	}})
