@@ -2,10 +2,14 @@ package e2e
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +26,7 @@ func TestAdapters(t *testing.T) {
 	b := up(t, map[string]string{"LORRY_THREADS": "1"}, "--adapter", "poet="+poet+",base=smollm2")
 	push := start(t, "lorry model push", built(t, "lorry"), []string{"model", "push", "clerk", "--adapter", clerk, "--base", "smollm2", "--data", b.data}, nil)
 	finished(t, push)
+	refusedByCheck(t, b)
 	c := &client{urls: func() string { return b.run.HTTP }}
 	models := []string{"smollm2", "poet", "clerk"}
 	prompts := []string{"The capital of France is", "Once upon a time", "The three primary colours are", "In the year 1969,"}
@@ -61,6 +66,27 @@ func TestAdapters(t *testing.T) {
 		t.Errorf("only %d of 12 answers can be told from another adapter's: this test shows nothing", told)
 	}
 	b.stop()
+}
+
+// refusedByCheck pushes an adapter whose head is good, and whose numbers are none: the process that tries it says so, and
+// the engine at work does not hear of it.
+func refusedByCheck(t *testing.T, b *box) {
+	t.Helper()
+	file := enginetest.LoRA{}.File(t)
+	binary.LittleEndian.PutUint32(file[len(file)-64:], math.Float32bits(float32(math.NaN())))
+	path := filepath.Join(t.TempDir(), "broken.gguf")
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := b.children("lorry-engine")
+	push := start(t, "lorry model push", built(t, "lorry"), []string{"model", "push", "broken", "--adapter", path, "--base", "smollm2", "--data", b.data}, nil)
+	<-push.done
+	if push.err == nil || !strings.Contains(push.said.String(), "infinite or none") {
+		t.Errorf("%v: %s", push.err, push.said.String())
+	}
+	if after := b.children("lorry-engine"); !slices.Equal(before, after) {
+		t.Errorf("engines were %v, and are %v", before, after)
+	}
 }
 
 // token is one of an answer, with the likeliest others.
