@@ -42,6 +42,7 @@ type Config struct {
 	EngineKey string `yaml:"engine_key" env:"ENGINE_KEY" for:"up worker" secret:"true" doc:"bearer key for an engine that is a URL"`
 	ModelFile string `yaml:"model_file" env:"MODEL_FILE" for:"up worker model tool" doc:"GGUF file that llama serves; empty: the demo's model of the runtime folder"`
 	ModelName string `yaml:"model_name" env:"MODEL_NAME" for:"up worker model tool" doc:"name under which clients ask for it; empty: smollm2, or the file's own; before a URL: the names to serve of those it has, by commas"`
+	Quantize  string `yaml:"quantize" env:"QUANTIZE" for:"up worker" doc:"format to write the model's file in before it is served (q4_0, q4_k_m, …; see lorry quantize), or fastest: what is fastest here; done once, measured, kept in quantized/ of the data folder"`
 	Device    string `yaml:"device" env:"DEVICE" for:"up worker tool" doc:"what llama computes on: cpu, gpu, a kind (cuda) or a name (cuda:1); one that is not there is an error; empty: a GPU where there is one"`
 	Slots     int    `yaml:"slots" env:"SLOTS" for:"up worker" doc:"sequences that run at the same moment; 0: the engine's choice"`
 	Threads   int    `yaml:"threads" env:"THREADS" for:"up worker tool" doc:"CPU threads of llama; 0: what the machine allows, but for one, shared between the workers"`
@@ -402,6 +403,10 @@ func (c *Config) check() error {
 		return fmt.Errorf("engine: %q is none of llama, echo, http://… and https://…", c.Engine)
 	case c.Engine != "llama" && len(c.Adapter) > 0:
 		return fmt.Errorf("adapter: only the engine llama serves adapters from files, not %s", c.Engine)
+	case c.Engine != "llama" && c.Quantize != "":
+		return fmt.Errorf("quantize: only the engine llama serves a file, not %s", c.Engine)
+	case strings.ContainsAny(c.Quantize, "./\\ "):
+		return fmt.Errorf("quantize: %q is no format, as q4_0", c.Quantize)
 	case c.URL != "" && !isHTTP(c.URL):
 		return fmt.Errorf("url: %q is no http:// or https:// URL", c.URL)
 	case c.Workers < 0 || c.Workers > 64:

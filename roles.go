@@ -307,6 +307,9 @@ func newWorker() *cobra.Command {
 			if err := checkEngine(&one); err != nil {
 				return err
 			}
+			if err := one.quantized(ctx, s.log, one.quantizes(s.log, os.Stderr)); err != nil {
+				return err
+			}
 			c.start("worker", func(ctx context.Context) error { return s.work(ctx, &one) })
 			return nil
 		})

@@ -27,6 +27,7 @@ With no key made, a loopback listener lets everybody in as tenant default; any o
 ends at once, and what was accepted goes on at the next start.`,
 		Example: `  lorry up                                            # SmolLM2 on http://127.0.0.1:8080
   lorry up --model-file my.gguf --model-name support --slots 8
+  lorry up --model-file my-f16.gguf --quantize q4_0   # once, then served in that format
   lorry up --engine http://127.0.0.1:8000             # before a vLLM, SGLang, TGI or llama-server
   lorry up --engine echo --data /tmp/lorry --listen 127.0.0.1:0   # no model: client development`}
 	load := bindConfig(c, "up")
@@ -35,13 +36,14 @@ ends at once, and what was accepted goes on at the next start.`,
 		if err != nil {
 			return err
 		}
-		return runUp(cmd.Context(), cfg, newLog(cfg, cmd.ErrOrStderr()))
+		log := newLog(cfg, cmd.ErrOrStderr())
+		return runUp(cmd.Context(), cfg, log, cfg.quantizes(log, cmd.ErrOrStderr()))
 	}
 	return c
 }
 
 // runUp runs one box from its start to the end of its drain. What is missing is said before anything is started.
-func runUp(ctx context.Context, cfg *Config, log logger) error {
+func runUp(ctx context.Context, cfg *Config, log logger, write quantizing) error {
 	if err := checkEngine(cfg); err != nil {
 		return err
 	}
@@ -50,6 +52,9 @@ func runUp(ctx context.Context, cfg *Config, log logger) error {
 		return err
 	}
 	defer unlock()
+	if err := cfg.quantized(ctx, log, write); err != nil {
+		return stopped(ctx, errors.Join(err, ctx.Err()))
+	}
 	began := time.Now()
 	log.Info().Str("version", versionString()).Str("data", cfg.Data).Str("engine", cfg.Engine).Msg("starting")
 	c := newCrew(log, cfg.Grace)
