@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -218,12 +217,9 @@ func newKeyList() *cobra.Command {
 			if format == "json" {
 				return cli.PrintJSON(out, map[string]any{"object": "list", "data": append([]cli.Key{}, ks...)})
 			}
-			t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(t, "ID\tTENANT\tADMIN\tNAME\tCREATED\tREVOKED")
-			for _, k := range ks {
-				fmt.Fprintf(t, "%s\t%s\t%t\t%s\t%s\t%s\n", k.ID, k.Tenant, k.Admin, k.Name, cli.Stamp(k.CreatedAt), cli.Stamp(k.RevokedAt))
-			}
-			return t.Flush()
+			return cli.Table(out, "ID\tTENANT\tADMIN\tNAME\tCREATED\tREVOKED", ks, func(k cli.Key) []any {
+				return []any{k.ID, k.Tenant, k.Admin, k.Name, cli.Stamp(k.CreatedAt), cli.Stamp(k.RevokedAt)}
+			})
 		})
 }
 

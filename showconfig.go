@@ -1,9 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"text/tabwriter"
-
 	"github.com/spf13/cobra"
 
 	"lorry/cli"
@@ -31,12 +28,9 @@ Secrets are not shown.`,
 		if format == "json" {
 			return cli.PrintJSON(c.OutOrStdout(), cfg.shown())
 		}
-		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "KEY\tVALUE\tSOURCE\tWHAT IT IS")
-		for _, k := range cfg.shown() {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.Key, k.Value, k.Source, k.Doc)
-		}
-		return w.Flush()
+		return cli.Table(c.OutOrStdout(), "KEY\tVALUE\tSOURCE\tWHAT IT IS", cfg.shown(), func(k shownKnob) []any {
+			return []any{k.Key, k.Value, k.Source, k.Doc}
+		})
 	}
 	return c
 }

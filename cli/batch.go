@@ -210,22 +210,15 @@ func newBatchList(bind Bind) *cobra.Command {
 			q.Set("after", after)
 		}
 		return withClient(c, target, func(ctx context.Context, cl *Client) error {
-			return printPage(ctx, cl, "/v1/batches?"+q.Encode(), c.OutOrStdout(), format, "lorry batch list", batchTable)
+			return showPage(ctx, cl, "/v1/batches?"+q.Encode(), c.OutOrStdout(), format, "lorry batch list",
+				"ID\tSTATUS\tDONE\tFAILED\tOF\tMODEL\tCREATED\tENDED", batchCells)
 		})
 	}
 	return c
 }
 
-func batchTable(w io.Writer, data json.RawMessage) error {
-	var bs []Batch
-	if err := json.Unmarshal(data, &bs); err != nil {
-		return err
-	}
-	fmt.Fprintln(w, "ID\tSTATUS\tDONE\tFAILED\tOF\tMODEL\tCREATED\tENDED")
-	for _, b := range bs {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", b.ID, b.state(), b.Counts.Completed, b.Counts.Failed, b.Counts.Total, b.Model, Stamp(b.CreatedAt), Stamp(b.ended()))
-	}
-	return nil
+func batchCells(b Batch) []any {
+	return []any{b.ID, b.state(), b.Counts.Completed, b.Counts.Failed, b.Counts.Total, b.Model, Stamp(b.CreatedAt), Stamp(b.ended())}
 }
 
 // state is the status, and whether it is paused.
@@ -244,19 +237,12 @@ func newBatchGet(bind Bind) *cobra.Command {
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return eachID(c, target, args, http.MethodGet, batchPath, func(w io.Writer, raw json.RawMessage) error { return printBatch(w, format, raw) })
+		return eachID(c, target, args, http.MethodGet, batchPath, func(w io.Writer, raw json.RawMessage) error { return show(w, format, raw, printBatch) })
 	}
 	return c
 }
 
-func printBatch(w io.Writer, format string, raw json.RawMessage) error {
-	if format == "json" {
-		return PrintJSON(w, raw)
-	}
-	var b Batch
-	if err := json.Unmarshal(raw, &b); err != nil {
-		return fmt.Errorf("read the batch: %w", err)
-	}
+func printBatch(w io.Writer, b Batch) error {
 	rows := [][2]string{{"id", b.ID}, {"status", b.state()}, {"lines", b.lines()}, {"speed", b.speed()}, {"eta", Stamp(b.Lorry.ETA)}, {"forecast at its start", Stamp(b.Lorry.Forecast)}, {"held back by", b.Lorry.HeldBackBy},
 		{"endpoint", b.Endpoint}, {"model", b.Model}, {"tokens", b.tokens()}, {"created", Stamp(b.CreatedAt)}, {"ended", Stamp(b.ended())},
 		{"input", b.InputFileID}, {"output", b.OutputFileID}, {"errors", b.ErrorFileID}, {"retry of", b.Lorry.RetryOf}}
@@ -312,20 +298,13 @@ func newBatchStep(bind Bind, name, short, before, behind string) *cobra.Command 
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return eachID(c, target, args, http.MethodPost, func(id string) string { return before + url.PathEscape(id) + behind },
-			func(w io.Writer, raw json.RawMessage) error { return printState(w, format, raw) })
+			func(w io.Writer, raw json.RawMessage) error { return show(w, format, raw, printState) })
 	}
 	return c
 }
 
 // printState prints a batch's ID and where it stands.
-func printState(w io.Writer, format string, raw json.RawMessage) error {
-	if format == "json" {
-		return PrintJSON(w, raw)
-	}
-	var b Batch
-	if err := json.Unmarshal(raw, &b); err != nil {
-		return fmt.Errorf("read the batch: %w", err)
-	}
+func printState(w io.Writer, b Batch) error {
 	_, err := fmt.Fprintf(w, "%s %s\n", b.ID, b.state())
 	return err
 }
@@ -356,7 +335,7 @@ func newBatchChange(bind Bind) *cobra.Command {
 			if err := cl.do(ctx, http.MethodPatch, "/lorry/v1/batches/"+url.PathEscape(args[0]), nil, body, &raw); err != nil {
 				return err
 			}
-			return printState(c.OutOrStdout(), format, raw)
+			return show(c.OutOrStdout(), format, raw, printState)
 		})
 	}
 	return c

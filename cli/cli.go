@@ -74,14 +74,6 @@ func (o *output) Set(s string) error {
 func (o *output) String() string { return string(*o) }
 func (o *output) Type() string   { return "format" }
 
-// PrintJSON writes v indented, without HTML escapes.
-func PrintJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
-}
-
 // connect makes the client of a command, once its flags are parsed.
 func connect(target func() (Target, error)) (*Client, error) {
 	t, err := target()

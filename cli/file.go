@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -87,18 +86,12 @@ func (u *uploading) all(ctx context.Context, cl *Client, c *cobra.Command, paths
 
 // printID prints an object's ID, or the object.
 func printID(w io.Writer, format string, raw json.RawMessage) error {
-	if format == "json" {
-		return PrintJSON(w, raw)
-	}
-	var o struct{ ID string }
-	if err := json.Unmarshal(raw, &o); err != nil {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	_, err := fmt.Fprintln(w, o.ID)
-	return err
+	return show(w, format, raw, func(w io.Writer, o struct{ ID string }) error {
+		_, err := fmt.Fprintln(w, o.ID)
+		return err
+	})
 }
 
-// file uploads one, - being standard input. What the server refuses for now is sent again, if it can be read again.
 func (u *uploading) file(ctx context.Context, cl *Client, path string, in io.Reader, errs io.Writer) (raw json.RawMessage, err error) {
 	for n := 1; ; n++ {
 		src, size, err := u.open(path, in)
@@ -209,50 +202,14 @@ func newFileList(bind Bind) *cobra.Command {
 			}
 		}
 		return withClient(c, target, func(ctx context.Context, cl *Client) error {
-			return printPage(ctx, cl, "/v1/files?"+q.Encode(), c.OutOrStdout(), format, "lorry file list", fileTable)
+			return showPage(ctx, cl, "/v1/files?"+q.Encode(), c.OutOrStdout(), format, "lorry file list", "ID\tPURPOSE\tBYTES\tCREATED\tEXPIRES\tNAME", fileCells)
 		})
 	}
 	return c
 }
 
-// printPage prints one page of a list, and how to see the next one.
-func printPage(ctx context.Context, cl *Client, path string, w io.Writer, format, command string, table func(io.Writer, json.RawMessage) error) error {
-	var raw json.RawMessage
-	if err := cl.do(ctx, http.MethodGet, path, nil, nil, &raw); err != nil {
-		return err
-	}
-	if format == "json" {
-		return PrintJSON(w, raw)
-	}
-	var page struct {
-		Data    json.RawMessage `json:"data"`
-		LastID  string          `json:"last_id"`
-		HasMore bool            `json:"has_more"`
-	}
-	if err := json.Unmarshal(raw, &page); err != nil {
-		return fmt.Errorf("read the list: %w", err)
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	if err := table(t, page.Data); err != nil {
-		return fmt.Errorf("read the list: %w", err)
-	}
-	if err := t.Flush(); err != nil || !page.HasMore {
-		return err
-	}
-	_, err := fmt.Fprintf(w, "more: %s --after %s\n", command, page.LastID)
-	return err
-}
-
-func fileTable(w io.Writer, data json.RawMessage) error {
-	var fs []File
-	if err := json.Unmarshal(data, &fs); err != nil {
-		return err
-	}
-	fmt.Fprintln(w, "ID\tPURPOSE\tBYTES\tCREATED\tEXPIRES\tNAME")
-	for _, f := range fs {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", f.ID, f.Purpose, f.Bytes, Stamp(f.CreatedAt), Stamp(f.ExpiresAt), f.Filename)
-	}
-	return nil
+func fileCells(f File) []any {
+	return []any{f.ID, f.Purpose, f.Bytes, Stamp(f.CreatedAt), Stamp(f.ExpiresAt), f.Filename}
 }
 
 func newFileGet(bind Bind) *cobra.Command {
@@ -262,34 +219,16 @@ func newFileGet(bind Bind) *cobra.Command {
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return eachID(c, target, args, http.MethodGet, filePath, func(w io.Writer, raw json.RawMessage) error { return printFile(w, format, raw) })
+		return eachID(c, target, args, http.MethodGet, filePath, func(w io.Writer, raw json.RawMessage) error { return show(w, format, raw, printFile) })
 	}
 	return c
 }
 
 func filePath(id string) string { return "/v1/files/" + url.PathEscape(id) }
 
-func printFile(w io.Writer, format string, raw json.RawMessage) error {
-	if format == "json" {
-		return PrintJSON(w, raw)
-	}
-	var f File
-	if err := json.Unmarshal(raw, &f); err != nil {
-		return fmt.Errorf("read the file: %w", err)
-	}
+func printFile(w io.Writer, f File) error {
 	return printRows(w, [][2]string{{"id", f.ID}, {"name", f.Filename}, {"purpose", f.Purpose}, {"bytes", strconv.FormatInt(f.Bytes, 10)},
 		{"created", Stamp(f.CreatedAt)}, {"expires", Stamp(f.ExpiresAt)}})
-}
-
-// printRows prints what is known, one fact a line.
-func printRows(w io.Writer, rows [][2]string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, r := range rows {
-		if r[1] != "" {
-			fmt.Fprintf(t, "%s\t%s\n", r[0], r[1])
-		}
-	}
-	return t.Flush()
 }
 
 func newFileDownload(bind Bind) *cobra.Command {

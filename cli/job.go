@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,34 +69,16 @@ func newJobCancel(bind Bind) *cobra.Command {
 
 func eachJob(c *cobra.Command, target func() (Target, error), format string, ids []string, method, suffix string) error {
 	return eachID(c, target, ids, method, func(id string) string { return "/v1/jobs/" + url.PathEscape(id) + suffix },
-		func(w io.Writer, raw json.RawMessage) error { return printJob(w, format, raw) })
+		func(w io.Writer, raw json.RawMessage) error { return show(w, format, raw, printJob) })
 }
 
-func printJob(w io.Writer, format string, raw json.RawMessage) error {
-	if format == "json" {
-		return PrintJSON(w, raw)
-	}
-	var j Job
-	if err := json.Unmarshal(raw, &j); err != nil {
-		return fmt.Errorf("read the job: %w", err)
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(k, v string) {
-		if v != "" {
-			fmt.Fprintf(t, "%s\t%s\n", k, v)
-		}
-	}
-	row("id", j.ID)
-	row("status", j.Status)
-	row("model", j.Model)
-	row("lane", j.Lane)
-	row("created", Stamp(j.CreatedAt))
-	row("started", Stamp(j.StartedAt))
-	row("ended", Stamp(j.EndedAt))
+func printJob(w io.Writer, j Job) error {
+	rows := [][2]string{{"id", j.ID}, {"status", j.Status}, {"model", j.Model}, {"lane", j.Lane}, {"created", Stamp(j.CreatedAt)},
+		{"started", Stamp(j.StartedAt)}, {"ended", Stamp(j.EndedAt)}}
 	if j.Error != nil {
-		row("error", j.Error.Message)
+		rows = append(rows, [2]string{"error", j.Error.Message})
 	}
-	if err := t.Flush(); err != nil || j.Response == nil {
+	if err := printRows(w, rows); err != nil || j.Response == nil {
 		return err
 	}
 	a := readAnswer(j.Response.Body)
@@ -125,11 +106,9 @@ func newJobList(bind Bind) *cobra.Command {
 	c.Flags().StringVar(&after, "after", "", "the next ones after this job's ID")
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		cl, err := connect(target)
-		if err != nil {
-			return err
-		}
-		return list(c.Context(), cl, c.OutOrStdout(), format, status, after, limit)
+		return withClient(c, target, func(ctx context.Context, cl *Client) error {
+			return list(ctx, cl, c.OutOrStdout(), format, status, after, limit)
+		})
 	}
 	return c
 }
@@ -142,31 +121,9 @@ func list(ctx context.Context, cl *Client, w io.Writer, format, status, after st
 	if after != "" {
 		q.Set("after", after)
 	}
-	var raw json.RawMessage
-	if err := cl.do(ctx, http.MethodGet, "/v1/jobs?"+q.Encode(), nil, nil, &raw); err != nil {
-		return cause(ctx, err)
-	}
-	if format == "json" {
-		return PrintJSON(w, raw)
-	}
-	var page struct {
-		Data    []Job  `json:"data"`
-		LastID  string `json:"last_id"`
-		HasMore bool   `json:"has_more"`
-	}
-	if err := json.Unmarshal(raw, &page); err != nil {
-		return fmt.Errorf("read the list: %w", err)
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "ID\tSTATUS\tMODEL\tLANE\tCREATED\tTOOK")
-	for _, j := range page.Data {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", j.ID, j.Status, j.Model, j.Lane, Stamp(j.CreatedAt), took(j))
-	}
-	if err := t.Flush(); err != nil || !page.HasMore {
-		return err
-	}
-	_, err := fmt.Fprintf(w, "more: lorry job list --after %s\n", page.LastID)
-	return err
+	return showPage(ctx, cl, "/v1/jobs?"+q.Encode(), w, format, "lorry job list", "ID\tSTATUS\tMODEL\tLANE\tCREATED\tTOOK", func(j Job) []any {
+		return []any{j.ID, j.Status, j.Model, j.Lane, Stamp(j.CreatedAt), took(j)}
+	})
 }
 
 func took(j Job) string {

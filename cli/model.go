@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -68,12 +66,9 @@ func newModelList(bind Bind) *cobra.Command {
 		if format == "json" {
 			return PrintJSON(c.OutOrStdout(), models)
 		}
-		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "MODEL\tCONTEXT\tOWNER\tCREATED")
-		for _, m := range models {
-			fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", m.ID, m.Context, m.OwnedBy, time.Unix(m.Created, 0).Format(time.DateTime))
-		}
-		return w.Flush()
+		return Table(c.OutOrStdout(), "MODEL\tCONTEXT\tOWNER\tCREATED", models, func(m Model) []any {
+			return []any{m.ID, m.Context, m.OwnedBy, Stamp(m.Created)}
+		})
 	}
 	return c
 }

@@ -3,13 +3,11 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -52,27 +50,16 @@ func newTenantList(bind Bind) *cobra.Command {
 			if err := cl.do(ctx, http.MethodGet, "/lorry/v1/tenants", nil, nil, &raw); err != nil {
 				return err
 			}
-			if format == "json" {
-				return PrintJSON(c.OutOrStdout(), raw)
-			}
-			var list struct{ Data []Tenant }
-			if err := json.Unmarshal(raw, &list); err != nil {
-				return fmt.Errorf("read the tenants: %w", err)
-			}
-			return tenantTable(c.OutOrStdout(), list.Data)
+			return show(c.OutOrStdout(), format, raw, func(w io.Writer, list struct{ Data []Tenant }) error { return tenantTable(w, list.Data) })
 		})
 	}
 	return c
 }
 
 func tenantTable(w io.Writer, ts []Tenant) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "TENANT\tWEIGHT\tREQUESTS/MIN\tTOKENS/MIN\tENQUEUED TOKENS\tWAITING\tREADY\tPAUSED")
-	for _, x := range ts {
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%t\n", x.Tenant, x.Weight, bound(x.RequestsPerMinute), bound(x.TokensPerMinute), bound(x.EnqueuedTokens),
-			bound(x.MaxWaiting), bound(x.MaxReady), x.Paused)
-	}
-	return t.Flush()
+	return Table(w, "TENANT\tWEIGHT\tREQUESTS/MIN\tTOKENS/MIN\tENQUEUED TOKENS\tWAITING\tREADY\tPAUSED", ts, func(x Tenant) []any {
+		return []any{x.Tenant, x.Weight, bound(x.RequestsPerMinute), bound(x.TokensPerMinute), bound(x.EnqueuedTokens), bound(x.MaxWaiting), bound(x.MaxReady), x.Paused}
+	})
 }
 
 // bound is a limit, or that there is none.
@@ -133,12 +120,5 @@ func setTenant(ctx context.Context, cl *Client, name string, body map[string]any
 	if err := cl.do(ctx, http.MethodPatch, "/lorry/v1/tenants/"+url.PathEscape(name), nil, body, &raw); err != nil {
 		return err
 	}
-	if format == "json" {
-		return PrintJSON(w, raw)
-	}
-	var t Tenant
-	if err := json.Unmarshal(raw, &t); err != nil {
-		return fmt.Errorf("read the tenant: %w", err)
-	}
-	return tenantTable(w, []Tenant{t})
+	return show(w, format, raw, func(w io.Writer, t Tenant) error { return tenantTable(w, []Tenant{t}) })
 }

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,23 +55,18 @@ func WebhookCommands(bind Bind, verify Verify) []*cobra.Command {
 }
 
 // hookCommand is a command that calls the API once and prints what it answers: as JSON, or by text.
-func hookCommand(bind Bind, c *cobra.Command, call func(ctx context.Context, cl *Client, args []string) (json.RawMessage, error), text func(w io.Writer, raw json.RawMessage) error) *cobra.Command {
+func hookCommand[T any](bind Bind, c *cobra.Command, call func(ctx context.Context, cl *Client, args []string) (json.RawMessage, error), text func(io.Writer, T) error) *cobra.Command {
 	var format string
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		cl, err := connect(target)
-		if err != nil {
-			return err
-		}
-		raw, err := call(c.Context(), cl, args)
-		if err != nil {
-			return cause(c.Context(), err)
-		}
-		if format == "json" {
-			return PrintJSON(c.OutOrStdout(), raw)
-		}
-		return text(c.OutOrStdout(), raw)
+		return withClient(c, target, func(ctx context.Context, cl *Client) error {
+			raw, err := call(ctx, cl, args)
+			if err != nil {
+				return err
+			}
+			return show(c.OutOrStdout(), format, raw, text)
+		})
 	}
 	return c
 }
@@ -82,11 +76,7 @@ func onHook(ctx context.Context, cl *Client, method, id, suffix string, body any
 	return raw, cl.do(ctx, method, hooksPath+"/"+url.PathEscape(id)+suffix, nil, body, &raw)
 }
 
-func printHook(w io.Writer, raw json.RawMessage) error {
-	var h Hook
-	if err := json.Unmarshal(raw, &h); err != nil {
-		return fmt.Errorf("read the endpoint: %w", err)
-	}
+func printHook(w io.Writer, h Hook) error {
 	if _, err := fmt.Fprintf(w, "%s  %s  %s  %s\n", h.ID, h.state(), h.URL, strings.Join(h.Events, ",")); err != nil || h.Secret == "" {
 		return err
 	}
@@ -122,21 +112,14 @@ func newHookList(bind Bind) *cobra.Command {
   lorry webhook list -o json | jq '.data[] | select(.failing)'`}
 	return hookCommand(bind, c, func(ctx context.Context, cl *Client, _ []string) (raw json.RawMessage, err error) {
 		return raw, cl.do(ctx, http.MethodGet, hooksPath, nil, nil, &raw)
-	}, func(w io.Writer, raw json.RawMessage) error {
-		var page struct{ Data []Hook }
-		if err := json.Unmarshal(raw, &page); err != nil {
-			return fmt.Errorf("read the list: %w", err)
-		}
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "ID\tSTATUS\tURL\tEVENTS\tWHY")
-		for _, h := range page.Data {
+	}, func(w io.Writer, page struct{ Data []Hook }) error {
+		return Table(w, "ID\tSTATUS\tURL\tEVENTS\tWHY", page.Data, func(h Hook) []any {
 			why := h.Reason
 			if h.Failing != nil {
 				why = h.Failing.Error
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", h.ID, h.state(), h.URL, strings.Join(h.Events, ","), why)
-		}
-		return t.Flush()
+			return []any{h.ID, h.state(), h.URL, strings.Join(h.Events, ","), why}
+		})
 	})
 }
 
@@ -188,11 +171,7 @@ type delivery struct {
 	} `json:"attempts"`
 }
 
-func printDelivery(w io.Writer, raw json.RawMessage) error {
-	var d delivery
-	if err := json.Unmarshal(raw, &d); err != nil {
-		return fmt.Errorf("read the delivery: %w", err)
-	}
+func printDelivery(w io.Writer, d delivery) error {
 	_, err := fmt.Fprintf(w, "%s  %s  %s  %s\n", d.ID, d.Status, d.Type, d.Event)
 	return err
 }
@@ -212,18 +191,11 @@ func newHookDeliveries(bind Bind) *cobra.Command {
 	}, printDeliveries)
 }
 
-func printDeliveries(w io.Writer, raw json.RawMessage) error {
-	var page struct{ Data []delivery }
-	if err := json.Unmarshal(raw, &page); err != nil {
-		return fmt.Errorf("read the log: %w", err)
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "ID\tSTATUS\tTYPE\tTRIES\tLAST\tANSWER\tTOOK\tERROR")
-	for _, d := range page.Data {
+func printDeliveries(w io.Writer, page struct{ Data []delivery }) error {
+	return Table(w, "ID\tSTATUS\tTYPE\tTRIES\tLAST\tANSWER\tTOOK\tERROR", page.Data, func(d delivery) []any {
 		last := d.Attempts[0]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%d\t%d ms\t%s\n", d.ID, d.Status, d.Type, len(d.Attempts), Stamp(last.At), last.StatusCode, last.TookMS, last.Error)
-	}
-	return t.Flush()
+		return []any{d.ID, d.Status, d.Type, len(d.Attempts), Stamp(last.At), last.StatusCode, fmt.Sprint(last.TookMS, " ms"), last.Error}
+	})
 }
 
 func newHookReplay(bind Bind) *cobra.Command {
