@@ -50,6 +50,7 @@ type Dashboard struct {
 	hub      *hub
 	monitor  *monitor // nil without Redis
 	desk     *webhook.Desk
+	book     *webhook.Book
 	handler  http.Handler
 
 	look  sync.Mutex // held while NATS is asked, so that readers share one answer
@@ -72,6 +73,7 @@ func New(c Config) (*Dashboard, error) {
 	}
 	d := &Dashboard{cfg: c, sessions: newSessions(time.Now)}
 	d.desk = newDesk(c)
+	d.book = webhook.NewBook(d.desk.Endpoints)
 	d.hub = newHub(c.Clients, d.render)
 	if c.Redis != nil {
 		m, err := newMonitor(c.Redis)

@@ -70,6 +70,7 @@ func (d *Dashboard) status(ctx context.Context, s snapshot, sc scope) status {
 			}
 		}
 	}
+	st.Problems = append(st.Problems, d.hookProblems(ctx, sc.tenant)...)
 	return st
 }
 

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -67,7 +68,21 @@ func (h hookView) Why() string {
 	if h.Failing == nil {
 		return h.Reason
 	}
-	return "Left alone until " + time.UnixMilli(h.Failing.Until).UTC().Format(time.DateTime) + ": " + h.Failing.Error
+	return "left alone until " + time.UnixMilli(h.Failing.Until).UTC().Format(time.DateTime) + " UTC: " + strings.TrimPrefix(h.Failing.Error, "webhook: ")
+}
+
+// hookProblems tell a tenant of its endpoints that get no events, on whatever page it looks at.
+func (d *Dashboard) hookProblems(ctx context.Context, tenant string) (out []string) {
+	page, err := d.book.Page(ctx)
+	if err != nil {
+		return nil // NATS is away, which is told of
+	}
+	for _, e := range page[tenant] {
+		if why := (hookView{e}).Why(); why != "" {
+			out = append(out, fmt.Sprintf("Webhook endpoint %s is %s: %s", shortID(e.ID), hookView{e}.State(), why))
+		}
+	}
+	return out
 }
 
 // hooksView is the endpoints and the latest deliveries.

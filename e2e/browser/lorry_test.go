@@ -53,7 +53,7 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-func startLorry(t *testing.T) *lorry {
+func startLorry(t *testing.T, args ...string) *lorry {
 	t.Helper()
 	exe, err := filepath.Abs("../../lorry")
 	if err == nil {
@@ -68,7 +68,7 @@ func startLorry(t *testing.T) *lorry {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(data) })
 	l := &lorry{t: t, exe: exe, data: data}
-	l.up = l.run("up", "--engine", "echo", "--workers", "0", "--data", data, "--listen", "127.0.0.1:0")
+	l.up = l.run(append([]string{"up", "--engine", "echo", "--workers", "0", "--data", data, "--listen", "127.0.0.1:0"}, args...)...)
 	within(t, 30*time.Second, "lorry up serves", l.serves)
 	return l
 }
