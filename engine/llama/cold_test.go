@@ -123,7 +123,7 @@ func TestPreemptedComeBack(t *testing.T) {
 // TestThawOnRealModel goes on from cells that came back, beside others, as from those that were computed. Rounding may
 // differ: the cells lie elsewhere.
 func TestThawOnRealModel(t *testing.T) {
-	c := config(t)
+	c := quickly(t)
 	c.Slots, c.Context, c.IdleCells = 2, 2048, 100
 	e := open(t, c)
 	next := func(kind int) (*engine.Completion, int) {

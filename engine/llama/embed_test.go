@@ -147,6 +147,7 @@ func TestEmbedRefusals(t *testing.T) {
 		"too long":         {func(r *engine.Request) { r.Inputs[0].Text = strings.Repeat("one two ", 2000) }, "input 0", engine.ErrContextLength},
 		"far too long":     {func(r *engine.Request) { r.Inputs[0].Text = strings.Repeat("x", 1<<20) }, "input 0", engine.ErrContextLength},
 		"more than fit":    {func(r *engine.Request) { r.Inputs = make2(r.Inputs[0], 5000) }, "input", engine.ErrInvalid},
+		"an adapter's":     {func(r *engine.Request) { r.Model.Adapter = strings.Repeat("a", 64) }, "model", engine.ErrInvalid},
 		"of another model": {func(r *engine.Request) { r.Model.Name = "other" }, "model", engine.ErrNotFound},
 	} {
 		t.Run(name, func(t *testing.T) {

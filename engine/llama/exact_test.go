@@ -24,7 +24,7 @@ func precise() *engine.Request {
 
 // TestDeterministic wants the same bits alone, in a crowd that begins alike, after others, and after a restart.
 func TestDeterministic(t *testing.T) {
-	first := open(t, config(t))
+	first := open(t, quickly(t))
 	want := answer(t, first, precise()).Choices
 	same := func(when string, e *Engine) {
 		t.Helper()
@@ -41,7 +41,7 @@ func TestDeterministic(t *testing.T) {
 	}
 	leave()
 	first.Close()
-	same("after a restart", open(t, config(t)))
+	same("after a restart", open(t, quickly(t)))
 }
 
 // crowd has n long answers made, of prompts that begin like the precise one, and returns when all of them have begun to

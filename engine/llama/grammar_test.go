@@ -68,7 +68,7 @@ func TestJSONSchema(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%s: %v", seedsVar, err)
 	}
-	e := open(t, config(t))
+	e := open(t, quickly(t))
 	for name, schema := range schemas {
 		t.Run(name, func(t *testing.T) { drawAnswers(t, e, name, schema, seeds) })
 	}
@@ -280,7 +280,7 @@ func TestDeadEnds(t *testing.T) {
 
 // TestGrammarPreempted gives answers too few cells, so that some are computed anew from the middle of their grammar.
 func TestGrammarPreempted(t *testing.T) {
-	small := config(t)
+	small := quickly(t)
 	small.Context = 512
 	e := open(t, small)
 	got := atOnce(t, e, 5, func(i int) *engine.Request {

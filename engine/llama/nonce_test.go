@@ -28,7 +28,7 @@ func (c conversation) request(account string) *engine.Request {
 // model copies its own, so a leak would show.
 func TestNonce(t *testing.T) {
 	const tenants, each = 16, 6
-	c := config(t)
+	c := quickly(t)
 	c.Context, c.IdleCells, c.StepTarget = 1800, 900, -1
 	e := open(t, c)
 	seeds := rand.New(rand.NewPCG(1, 2)) // the same numbers in every run
@@ -90,8 +90,8 @@ func TestNonce(t *testing.T) {
 // differ where two are as likely. Here the model is sure of the first ones.
 func TestSharedIsTheSame(t *testing.T) {
 	const n, certain = 12, 6
-	shared := open(t, config(t))
-	c := config(t)
+	shared := open(t, quickly(t))
+	c := quickly(t)
 	c.NoShare = true
 	alone := open(t, c)
 	request := func(i int) *engine.Request {
