@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -111,12 +112,17 @@ func (c *contest) sides(ctx context.Context, w workload, r *row) (sides []rival,
 	if r.Kronk.Missing = c.o.noKronk; r.Kronk.Missing != "" || err != nil {
 		return sides, err
 	}
+	file := c.endless
+	if w.requests(0, 1)[0].schema != nil {
+		file = c.file // the form ends the answer
+	}
 	add(&r.Kronk, w.kronk, func(more string) (side, error) {
-		return startKronk(ctx, c.o, c.endless, c.words.grammar, w.adapters, more)
+		return startKronk(ctx, c.o, file, c.words.grammar, w.adapters, more)
 	})
 	if err != nil && ctx.Err() == nil { // the other two are compared all the same
 		progress("%s: no Kronk: %v", w.key, err)
-		r.Kronk, err = outcome{Missing: err.Error()}, nil
+		why, _, _ := strings.Cut(err.Error(), "\n") // each request says the same
+		r.Kronk, err = outcome{Missing: why}, nil
 	}
 	return sides, err
 }

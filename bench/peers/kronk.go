@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,8 +67,17 @@ func startKronk(ctx context.Context, o *options, file, grammar string, adapters 
 	}
 	k := &kronk{shown: shell("kronk", args), grammar: grammar, ended: make(chan struct{}), waiting: map[int]chan kronkAnswer{}}
 	k.cmd = exec.CommandContext(ctx, filepath.Join(o.kronk, "kronk"), args...)
-	k.cmd.Stderr = os.Stderr
-	return k, k.start()
+	var said bytes.Buffer
+	k.cmd.Stderr = &said
+	if err := k.start(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, lastLine(said.String()))
+	}
+	return k, nil
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndexByte(s, '\n')+1:]
 }
 
 // start returns when the models are loaded, as the first line says.
@@ -85,14 +95,14 @@ func (k *kronk) start() (err error) {
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
 	loaded := lines.Scan()
+	if !loaded {
+		_ = k.cmd.Wait() // what it said on standard error is there then
+		return errors.New("kronk ended before it had loaded the model")
+	}
 	go func() {
 		k.listen(lines)
 		_ = k.cmd.Wait()
 	}()
-	if !loaded {
-		<-k.ended
-		return errors.New("kronk ended before it had loaded the model")
-	}
 	return nil
 }
 

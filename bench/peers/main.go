@@ -78,7 +78,9 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	defer os.RemoveAll(o.dir)
 	if !o.foreign {
-		o.makeAdapters()
+		if err := o.makeAdapters(); err != nil {
+			return err
+		}
 	}
 	r := report{Begun: time.Now().UTC(), Machine: machine(), Threads: o.threads, Slots: o.slots, Context: o.context, Model: filepath.Base(o.model)}
 	if o.join {
