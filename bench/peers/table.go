@@ -144,23 +144,37 @@ func (r *report) table(f formatReport) string {
 	if len(f.Workloads) > 0 {
 		b.WriteString("| row | workload | rounds | Lorry | llama-server | Lorry ÷ llama-server | goal | Kronk | Lorry ÷ Kronk | same answers |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	}
-	var notes []string
+	var n notes
 	for _, w := range inOrder(f.Workloads) {
 		b.WriteString(w.line())
-		notes = append(notes, w.notes()...)
+		w.explain(&n)
 	}
 	if len(f.Extras) > 0 {
 		b.WriteString("\n| row | measure | rounds | ratio | goal | of llama-server | in detail (last round) |\n|---|---|---|---|---|---|---|\n")
 	}
 	for _, x := range inOrder(f.Extras) {
 		b.WriteString(x.line())
-		notes = append(notes, fmt.Sprintf("%s: `%s`", x.Key, x.Peers))
+		n.add(x.Key, "`"+x.Peers+"`")
 	}
 	b.WriteString("\n")
-	for _, n := range notes {
-		fmt.Fprintf(&b, "- %s\n", n)
+	for i, text := range n.texts {
+		fmt.Fprintf(&b, "- %s: %s\n", strings.Join(n.rows[i], ", "), text)
 	}
 	return b.String()
+}
+
+// notes are what is to be said of rows, once for all of which it is true.
+type notes struct {
+	texts []string
+	rows  [][]string
+}
+
+func (n *notes) add(row, text string) {
+	i := slices.Index(n.texts, text)
+	if i < 0 {
+		i, n.texts, n.rows = len(n.texts), append(n.texts, text), append(n.rows, nil)
+	}
+	n.rows[i] = append(n.rows[i], row)
 }
 
 // inOrder sorts rows as the program has them, whenever they were measured.
@@ -182,16 +196,18 @@ func (r row) line() string {
 		spread(r.Server.Rates, "%.1f"), spread(r.Server.Ratios, "%.2f"), goal(r.Goal, median(r.Server.Ratios) >= r.Goal), kronk, ratio, same)
 }
 
-// notes are the commands that were measured, and why one was not.
-func (r row) notes() (all []string) {
-	if r.Skipped != "" {
-		return nil
+// explain notes the commands that were measured, and why one was not.
+func (r row) explain(n *notes) {
+	for _, o := range []outcome{r.Ours, r.Server, r.Kronk} {
+		switch {
+		case o.Missing != "":
+			n.add(r.Key, "no Kronk: "+o.Missing)
+		case len(o.Tried) > 1:
+			n.add(r.Key, fmt.Sprintf("the fastest of %d settings, `%s`", len(o.Tried), o.Command))
+		case o.Command != "":
+			n.add(r.Key, "`"+o.Command+"`")
+		}
 	}
-	all = append(all, fmt.Sprintf("%s: `%s`; the best of %d settings: `%s`", r.Key, r.Ours.Command, len(r.Server.Tried), r.Server.Command))
-	if r.Kronk.Missing != "" {
-		return append(all, r.Key+": no Kronk: "+r.Kronk.Missing)
-	}
-	return append(all, fmt.Sprintf("%s: the best of %d settings: `%s`", r.Key, len(r.Kronk.Tried), r.Kronk.Command))
 }
 
 func (x extra) line() string {
