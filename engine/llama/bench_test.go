@@ -78,7 +78,7 @@ func cpu(b *testing.B) float64 {
 
 // BenchmarkAdapters compares turns in one context with a context for each adapter, which is measured at its best: each
 // has all slots and cells, and computes when no other does. Both have full calls; turns cost changes of the adapter,
-// contexts a KV cache each.
+// contexts a KV cache each. `make bench-engine` runs it, and BenchmarkSameAnswers, after the comparison with other engines.
 func BenchmarkAdapters(b *testing.B) {
 	const requests, tokens = 32, 32
 	for _, n := range []int{1, 2, 8} {
@@ -182,7 +182,7 @@ func pause(b *testing.B, e *Engine) (worst, took time.Duration) {
 // BenchmarkSameAnswers counts how many answers at temperature 0 differ from those given alone, in an engine that shares
 // nothing: eight at a time; then again, when their beginnings rest in cells; and deterministic ones in the crowd.
 //
-//	go test -run '^$' -bench SameAnswers -benchtime 1x ./engine/llama
+//	go test -run '^$' -bench 'SameAnswers|Adapters' -benchtime 1x ./engine/llama
 func BenchmarkSameAnswers(b *testing.B) {
 	const system = "You are a helpful assistant who answers in one or two clear sentences, and never makes anything up. "
 	subjects := []string{"rivers", "bread", "the moon", "trains", "paper", "bees", "the sea", "clocks", "salt", "bridges", "glass", "wool"}
