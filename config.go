@@ -38,19 +38,22 @@ type Config struct {
 	Listen  string `yaml:"listen" env:"LISTEN" for:"up producer dashboard" doc:"HTTP address; anything but loopback needs a key made first (lorry key create)"`
 	Workers int    `yaml:"workers" env:"WORKERS" for:"up" doc:"workers in this process, each with an engine of its own; 0: none"`
 
-	Engine    string `yaml:"engine" env:"ENGINE" for:"up worker" doc:"llama (llama.cpp in a child process), echo (answers at once), or the URL of an OpenAI-compatible server"`
-	EngineKey string `yaml:"engine_key" env:"ENGINE_KEY" for:"up worker" secret:"true" doc:"bearer key for an engine that is a URL"`
-	ModelFile string `yaml:"model_file" env:"MODEL_FILE" for:"up worker model tool" doc:"GGUF file that llama serves; empty: the demo's model of the runtime folder"`
-	ModelName string `yaml:"model_name" env:"MODEL_NAME" for:"up worker model tool" doc:"name under which clients ask for it; empty: smollm2, or the file's own; before a URL: the names to serve of those it has, by commas"`
-	Quantize  string `yaml:"quantize" env:"QUANTIZE" for:"up worker" doc:"format to write the model's file in before it is served (q4_0, q4_k_m, …; see lorry quantize), or fastest: what is fastest here; done once, measured, kept in quantized/ of the data folder"`
-	Device    string `yaml:"device" env:"DEVICE" for:"up worker tool" doc:"what llama computes on: cpu, gpu, a kind (cuda) or a name (cuda:1); one that is not there is an error; empty: a GPU where there is one"`
-	Slots     int    `yaml:"slots" env:"SLOTS" for:"up worker" doc:"sequences that run at the same moment; 0: the engine's choice"`
-	Threads   int    `yaml:"threads" env:"THREADS" for:"up worker tool" doc:"CPU threads of llama; 0: what the machine allows, but for one, shared between the workers"`
-	Context   int    `yaml:"context" env:"CONTEXT" for:"up worker" doc:"longest prompt and answer together, in tokens; 0: the model's own, within the engine's bound"`
-	Rows      int    `yaml:"rows" env:"ROWS" for:"up worker" doc:"most tokens that llama computes in one call; 0: 128 on a CPU (with more than 63 an answer's last bits change with its neighbours), 512 on a GPU"`
-	KVType    string `yaml:"kv_type" env:"KV_TYPE" for:"up worker" doc:"numbers of llama's KV cache: f16, or q8_0 in half the memory; empty: f16"`
-	Flash     bool   `yaml:"flash_attention" env:"FLASH_ATTENTION" for:"up worker" doc:"compute llama's attention the short way"`
-	Runtime   string `yaml:"runtime" env:"RUNTIME" for:"up worker model tool" doc:"folder of llama.cpp's libraries, the demo's weights and Valkey; empty: runtime/ beside the program"`
+	Engine    string        `yaml:"engine" env:"ENGINE" for:"up worker" doc:"llama (llama.cpp in a child process), echo (answers at once), or the URL of an OpenAI-compatible server"`
+	EngineKey string        `yaml:"engine_key" env:"ENGINE_KEY" for:"up worker" secret:"true" doc:"bearer key for an engine that is a URL"`
+	ModelFile string        `yaml:"model_file" env:"MODEL_FILE" for:"up worker model tool" doc:"GGUF file that llama serves; empty: the demo's model of the runtime folder"`
+	ModelName string        `yaml:"model_name" env:"MODEL_NAME" for:"up worker model tool" doc:"name under which clients ask for it; empty: smollm2, or the file's own; before a URL: the names to serve of those it has, by commas"`
+	Quantize  string        `yaml:"quantize" env:"QUANTIZE" for:"up worker" doc:"format to write the model's file in before it is served (q4_0, q4_k_m, …; see lorry quantize), or fastest: what is fastest here; done once, measured, kept in quantized/ of the data folder"`
+	Device    string        `yaml:"device" env:"DEVICE" for:"up worker tool" doc:"what llama computes on: cpu, gpu, a kind (cuda) or a name (cuda:1); one that is not there is an error; empty: a GPU where there is one"`
+	Slots     int           `yaml:"slots" env:"SLOTS" for:"up worker" doc:"sequences that run at the same moment; 0: the engine's choice"`
+	Threads   int           `yaml:"threads" env:"THREADS" for:"up worker tool" doc:"CPU threads of llama; 0: what the machine allows, but for one, shared between the workers"`
+	Context   int           `yaml:"context" env:"CONTEXT" for:"up worker" doc:"longest prompt and answer together, in tokens; 0: the model's own, within the engine's bound"`
+	Rows      int           `yaml:"rows" env:"ROWS" for:"up worker" doc:"most tokens that llama computes in one call; 0: 128 on a CPU (with more than 63 an answer's last bits change with its neighbours), 512 on a GPU"`
+	Pause     time.Duration `yaml:"pause" env:"PAUSE" for:"up worker" doc:"how long answers that nobody watches may pause while llama computes prompts; longer makes calls fuller; 0: 1s on a CPU, 150ms on a GPU"`
+	Stretch   float64       `yaml:"stretch" env:"STRETCH" for:"up worker" doc:"how many times as long as usual a step of llama may take for a piece of a prompt, beside an answer that is streamed or nearly due; less is steadier, and the prompt comes later; 0: 2"`
+	Tenure    time.Duration `yaml:"tenure" env:"TENURE" for:"up worker" doc:"how long waiting requests of one adapter go before those of others; 0: 10s"`
+	KVType    string        `yaml:"kv_type" env:"KV_TYPE" for:"up worker" doc:"numbers of llama's KV cache: f16, or q8_0 in half the memory; empty: f16"`
+	Flash     bool          `yaml:"flash_attention" env:"FLASH_ATTENTION" for:"up worker" doc:"compute llama's attention the short way"`
+	Runtime   string        `yaml:"runtime" env:"RUNTIME" for:"up worker model tool" doc:"folder of llama.cpp's libraries, the demo's weights and Valkey; empty: runtime/ beside the program"`
 
 	Adapter       Adapters      `yaml:"adapter" env:"ADAPTER" for:"up worker" doc:"LoRA adapters (GGUF) of the model to serve: NAME=FILE[,base=NAME][,pin]; several by ; or by repeating the flag; those with pin stay in memory"`
 	AdapterMemory Size          `yaml:"adapter_memory" env:"ADAPTER_MEMORY" for:"up worker" doc:"bytes of adapters that an engine holds at the same moment; the others are loaded when they are asked for; 0: 1GiB"`
@@ -157,6 +160,8 @@ func (k knob) set(s string) (err error) {
 		*p = s
 	case *int:
 		*p, err = strconv.Atoi(s)
+	case *float64:
+		*p, err = strconv.ParseFloat(s, 64)
 	case *bool:
 		*p, err = strconv.ParseBool(s)
 	case *time.Duration:
@@ -239,6 +244,8 @@ func (f *rawFlag) Type() string {
 		return "bool"
 	case int:
 		return "int"
+	case float64:
+		return "float"
 	case time.Duration:
 		return "duration"
 	case Size:
@@ -415,6 +422,10 @@ func (c *Config) check() error {
 		return fmt.Errorf("replicas: %d is none of 1, 3 and 5", c.Replicas)
 	case c.Slots < 0 || c.Threads < 0 || c.Context < 0 || c.Rows < 0 || c.TenantWaiting < 0:
 		return errors.New("slots, threads, context, rows and tenant_waiting can't be negative")
+	case c.Pause < 0 || c.Tenure < 0:
+		return errors.New("pause and tenure can't be negative")
+	case c.Stretch != 0 && !(c.Stretch >= 1 && c.Stretch <= 1000):
+		return fmt.Errorf("stretch: %v is not within 1 to 1000: a step with a prompt can't take less than one without", c.Stretch)
 	case !slices.Contains([]string{"", "f16", "q8_0"}, c.KVType):
 		return fmt.Errorf("kv_type: %q is none of f16 and q8_0", c.KVType)
 	case c.KVType == "q8_0" && !c.Flash:

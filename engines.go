@@ -103,6 +103,7 @@ func openLlama(ctx context.Context, c *Config, log logger) (*opened, error) {
 			args = append(args, flag, strconv.Itoa(n))
 		}
 	}
+	args = append(args, "--pause", c.Pause.String(), "--stretch", fmt.Sprint(c.Stretch), "--tenure", c.Tenure.String())
 	args = append(args, "--device", c.Device, "--kv-type", c.KVType, fmt.Sprintf("--no-flash=%t", !c.Flash))
 	var crashes atomic.Int64
 	log.Info().Str("model", name).Str("file", file).Msg("loading")
