@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,17 +86,18 @@ func TestCheckDies(t *testing.T) {
 		limit time.Duration
 		want  string
 	}{
-		"crash":   {[]string{"--lib", lib, deadly}, 0, "GGML_ASSERT(hparams.n_expert"},
-		"hang":    {[]string{"--lib", lib, endless}, 3 * time.Second, "took longer than 3s"},
-		"memory":  {[]string{"--lib", lib, "--memory", "120000000", smollm2(t)}, 0, "memory"},
-		"adapter": {[]string{"--lib", lib, adapter, "--base", deadly}, 0, "check) ended: exit status 2"},
+		"crash": {[]string{"--lib", lib, deadly}, 0, `GGML_ASSERT\(hparams.n_expert`},
+		"hang":  {[]string{"--lib", lib, endless}, 3 * time.Second, "took longer than 3s"},
+		// Whether a library, the weights or a thread finds no room depends on what Go holds: each ends it in its own words.
+		"memory":  {[]string{"--lib", lib, "--memory", "120000000", smollm2(t)}, 0, "memory|failed to map|pthread_create"},
+		"adapter": {[]string{"--lib", lib, adapter, "--base", deadly}, 0, `check\) ended: exit status 2`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			check := checkOf(t, c.args...)
 			check.Limit = c.limit
 			var r llama.Report
 			err := check.Run(t.Context(), &r)
-			if !errors.Is(err, child.ErrRefused) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			if !errors.Is(err, child.ErrRefused) || !regexp.MustCompile(c.want).MatchString(err.Error()) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
