@@ -48,8 +48,11 @@ func (b *box) ready(ctx context.Context) error {
 }
 
 // ready asks /readyz.
-func ready(ctx context.Context, at string) error {
-	req, err := http.NewRequestWithContext(ctx, "GET", at+"/readyz", nil)
+func ready(ctx context.Context, at string) error { return asked(ctx, at+"/readyz") }
+
+// asked says nothing when a GET is answered with 200.
+func asked(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {
 		return err
 	}
@@ -59,7 +62,7 @@ func ready(ctx context.Context, at string) error {
 	}
 	defer r.Body.Close()
 	if r.StatusCode != http.StatusOK {
-		return fmt.Errorf("/readyz answers %d", r.StatusCode)
+		return fmt.Errorf("%s answers %d", url, r.StatusCode)
 	}
 	return nil
 }

@@ -60,7 +60,10 @@ func (b *box) listening(ctx context.Context) error {
 	if err == nil && b.run.HTTP == "" {
 		err = fmt.Errorf("it does not listen yet")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return asked(ctx, b.run.HTTP+"/healthz") // the file may be of one that was killed
 }
 
 // worker joins one to the box. A grace of 0 is the program's own.
