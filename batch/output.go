@@ -73,12 +73,12 @@ const readAtOnce = 512
 
 // results writes the lines that have verdicts.
 func (f *finishing) results(ctx context.Context, c *Counts, u *Usage) error {
-	for ms, err := range f.pages(ctx) {
+	for vs, err := range f.pages(ctx) {
 		if err != nil {
 			return err
 		}
-		for _, m := range ms {
-			if err := f.verdict(ctx, m, c, u); err != nil {
+		for _, v := range vs {
+			if err := f.verdict(ctx, v, c, u); err != nil {
 				return err
 			}
 		}
@@ -86,17 +86,19 @@ func (f *finishing) results(ctx context.Context, c *Counts, u *Usage) error {
 	return nil
 }
 
-// pages are the lines' records in order, read a page ahead: the queue looks for the next one while this one is written.
-func (f *finishing) pages(ctx context.Context) iter.Seq2[[]queue.Stored, error] {
-	return func(yield func([]queue.Stored, error) bool) {
+// pages are the lines' verdicts in order, in three stages: the queue looks for a page, while the one before is decoded and
+// the one before that is written.
+func (f *finishing) pages(ctx context.Context) iter.Seq2[[]*result.Verdict, error] {
+	return func(yield func([]*result.Verdict, error) bool) {
 		reading, cancel := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		defer cancel()
-		ahead := make(chan page, 1)
-		wg.Go(func() { defer close(ahead); f.readPages(reading, ahead) })
-		for p := range ahead {
-			if !yield(p.ms, p.err) {
+		read, decoded := make(chan page, 1), make(chan page, 1)
+		wg.Go(func() { defer close(read); f.readPages(reading, read) })
+		wg.Go(func() { defer close(decoded); decodePages(reading, read, decoded) })
+		for p := range decoded {
+			if !yield(p.vs, p.err) {
 				return
 			}
 		}
@@ -106,10 +108,24 @@ func (f *finishing) pages(ctx context.Context) iter.Seq2[[]queue.Stored, error] 
 	}
 }
 
-// page is what one request read.
+// page is what one request read, and once decoded its verdicts.
 type page struct {
 	ms  []queue.Stored
+	vs  []*result.Verdict
 	err error
+}
+
+func decodePages(ctx context.Context, from <-chan page, to chan<- page) {
+	for p := range from {
+		if p.err == nil {
+			p.vs, p.err = result.DecodeAll(p.ms)
+		}
+		select {
+		case to <- p:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (f *finishing) readPages(ctx context.Context, to chan<- page) {
@@ -119,18 +135,14 @@ func (f *finishing) readPages(ctx context.Context, to chan<- page) {
 			seq = ms[len(ms)-1].Seq + 1
 		}
 		select {
-		case to <- page{ms, err}:
+		case to <- page{ms: ms, err: err}:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (f *finishing) verdict(ctx context.Context, m queue.Stored, c *Counts, u *Usage) error {
-	v, err := result.Decode(m.Data)
-	if err != nil {
-		return err
-	}
+func (f *finishing) verdict(ctx context.Context, v *result.Verdict, c *Counts, u *Usage) error {
 	if !f.done.Add(v.Line) {
 		return nil // another batch's, or twice: neither can be
 	}

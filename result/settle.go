@@ -116,7 +116,7 @@ func (s *Store) ProjectCommitted(ctx context.Context, jobs []queue.Job) error {
 	if err != nil || len(ms) == 0 {
 		return err
 	}
-	vs, err := decodeAll(ms)
+	vs, err := DecodeAll(ms)
 	if err != nil {
 		return err
 	}
@@ -258,7 +258,8 @@ func (v *Verdict) answered() bool {
 	return c != nil && len(c.Choices) > 0
 }
 
-func decodeAll(ms []queue.Stored) ([]*Verdict, error) {
+// DecodeAll reads verdicts' records, up to the first that is none.
+func DecodeAll(ms []queue.Stored) ([]*Verdict, error) {
 	out := make([]*Verdict, 0, len(ms))
 	for _, m := range ms {
 		v, err := Decode(m.Data)
