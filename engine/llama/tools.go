@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -227,7 +228,7 @@ func (r *callReader) push(s string, final bool) string {
 // next goes over one tag, or says false when there is none.
 func (r *callReader) next(out *strings.Builder) bool {
 	if r.inside {
-		body, rest, ok := strings.Cut(r.held, callClose)
+		body, rest, ok := cutCall(r.held)
 		if ok {
 			r.inside, r.held = false, rest
 			r.read(body, out)
@@ -249,6 +250,21 @@ func (r *callReader) next(out *strings.Builder) bool {
 	out.WriteString(before)
 	r.after = r.after && before == ""
 	return ok
+}
+
+// cutCall cuts s around the tag that closes a call. One in a string of the call's JSON closes nothing.
+func cutCall(s string) (body, rest string, ok bool) {
+	for at := 0; ; {
+		i := strings.Index(s[at:], callClose)
+		if i < 0 {
+			return s, "", false
+		}
+		body, rest, at = s[:at+i], s[at+i+len(callClose):], at+i+len(callClose)
+		var v json.RawMessage
+		if json.NewDecoder(strings.NewReader(s[:at])).Decode(&v) != io.ErrUnexpectedEOF {
+			return body, rest, true
+		}
+	}
 }
 
 // mayBeCall is the length of the end of s that may turn out to stand before a call, or to begin one.

@@ -137,17 +137,20 @@ func TestCallReader(t *testing.T) {
 		answer, text string
 		calls        int
 	}{
-		"no call":       {"a < b\n ", "a < b\n ", 0},
-		"one":           {"\n" + one + "\n", "", 1},
-		"after text":    {"I look.\n" + one, "I look.", 1},
-		"two":           {one + "\n" + one, "", 2},
-		"text between":  {one + "\n and \n" + one, "and", 2},
-		"not finished":  {"x " + one[:30], "x " + one[:30], 0},
-		"unknown":       {" <tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>", " <tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>", 0},
-		"no JSON":       {"<tool_call>f()</tool_call> x", "<tool_call>f()</tool_call> x", 0},
-		"no arguments":  {`<tool_call>{"name":"f"}</tool_call>`, `<tool_call>{"name":"f"}</tool_call>`, 0},
-		"half a tag":    {"a <tool_c", "a <tool_c", 0},
-		"nearly a call": {"a <tool_calx", "a <tool_calx", 0},
+		"no call":           {"a < b\n ", "a < b\n ", 0},
+		"one":               {"\n" + one + "\n", "", 1},
+		"after text":        {"I look.\n" + one, "I look.", 1},
+		"two":               {one + "\n" + one, "", 2},
+		"text between":      {one + "\n and \n" + one, "and", 2},
+		"a tag in a string": {`<tool_call>{"name": "f", "arguments": {"</tool_call> ": "\"</tool_call>"}}</tool_call>` + one, "", 2},
+		"a string's end":    {`<tool_call>{"name": "f</tool_call> x`, `<tool_call>{"name": "f</tool_call> x`, 0},
+		"half an object":    {`<tool_call>{"name": "f"</tool_call>` + one, `<tool_call>{"name": "f"</tool_call>`, 1},
+		"not finished":      {"x " + one[:30], "x " + one[:30], 0},
+		"unknown":           {" <tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>", " <tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>", 0},
+		"no JSON":           {"<tool_call>f()</tool_call> x", "<tool_call>f()</tool_call> x", 0},
+		"no arguments":      {`<tool_call>{"name":"f"}</tool_call>`, `<tool_call>{"name":"f"}</tool_call>`, 0},
+		"half a tag":        {"a <tool_c", "a <tool_c", 0},
+		"nearly a call":     {"a <tool_calx", "a <tool_calx", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
@@ -171,6 +174,7 @@ func TestCallReader(t *testing.T) {
 func FuzzCallReader(f *testing.F) {
 	f.Add("a <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call> b", 5)
 	f.Add("<tool_call><tool_call></tool_call>\n", 1)
+	f.Add("<tool_call>{\"</tool_call>\":1}</tool_call>", 3)
 	f.Fuzz(func(t *testing.T, s string, n int) {
 		ts := &tools{names: map[string]bool{"f": true}}
 		whole, parts := &callReader{tools: ts}, &callReader{tools: ts}
