@@ -203,17 +203,7 @@ func (s *stores) sweepAdapters(ctx context.Context, a *worker.Adapters) (stop fu
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		t := time.NewTicker(clearEvery)
-		defer t.Stop()
-		for ctx.Err() == nil {
-			s.sweepOnce(a)
-			select {
-			case <-t.C:
-			case <-ctx.Done():
-			}
-		}
-	})
+	wg.Go(func() { nowAndThen(ctx, func() { s.sweepOnce(a) }) })
 	return func() { cancel(); wg.Wait() }
 }
 

@@ -87,21 +87,30 @@ func makeData(data string) error {
 // errLocked means that a `lorry up` runs on the folder (or, for a moment, a `lorry key`).
 var errLocked = errors.New("in use")
 
-// lockData makes this process the one that runs on the folder, until release. The kernel releases it with the process.
+// lockData makes this process the one that runs on the folder, until release.
 func lockData(data string) (release func(), err error) {
 	if err := makeData(data); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(runDir(data), "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
+	release, err = lockFile(filepath.Join(runDir(data), "lock"), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return nil, errLocked
+	case err != nil:
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	return release, nil
+}
+
+// lockFile takes flock's lock on a file, which it makes. The kernel releases it with the process.
+func lockFile(path string, how int) (release func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), how); err != nil {
 		_ = f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errLocked
-		}
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return func() { _ = f.Close() }, nil
 }

@@ -130,22 +130,28 @@ const clearEvery = 6 * time.Hour
 
 // clearBlobs removes it, until ctx ends.
 func (s *stores) clearBlobs(ctx context.Context) error {
-	t := time.NewTicker(clearEvery)
-	defer t.Stop()
-	for {
+	nowAndThen(ctx, func() {
 		n, err := s.blobs.Clear(ctx, time.Now().Add(-blob.StaleAfter))
 		switch {
 		case ctx.Err() != nil:
-			return nil
 		case err != nil:
 			s.log.Warn().Err(err).Msg("half-written blobs are not cleared")
 		case n > 0:
 			s.log.Info().Int("blobs", n).Msg("half-written blobs cleared")
 		}
+	})
+	return nil
+}
+
+// nowAndThen clears something at once and every clearEvery, until ctx ends.
+func nowAndThen(ctx context.Context, clear func()) {
+	t := time.NewTicker(clearEvery)
+	defer t.Stop()
+	for ctx.Err() == nil {
+		clear()
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			return nil
 		}
 	}
 }

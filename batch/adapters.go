@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,8 +24,5 @@ func (bs *Batches) Adapters(ctx context.Context, named map[string]bool) error {
 			named[b.Resolved.Adapter] = true
 		}
 	})
-	if err == nil {
-		err = bad
-	}
-	return err
+	return cmp.Or(err, bad)
 }

@@ -65,7 +65,8 @@ func (bs *Batches) Fresh(ctx context.Context, tenant, id string) (Batch, error) 
 }
 
 // Watch calls see with all batches that are there, then with each change, in order; of a batch that is forgotten only
-// tenant and ID are told, and that it is Purged. From time to time, and when NATS was away, it calls see with all again. It ends with ctx.
+// tenant and ID are told, and that it is Purged. From time to time, and when NATS was away, it calls see with all again. It
+// ends with ctx.
 func (bs *Batches) Watch(ctx context.Context, see func(Batch)) {
 	each := func(e jetstream.KeyValueEntry) { bs.seen(e, see) }
 	load := func(all []jetstream.KeyValueEntry) {

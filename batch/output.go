@@ -129,11 +129,7 @@ func decodePages(ctx context.Context, from <-chan page, to chan<- page) {
 }
 
 func (f *finishing) readPages(ctx context.Context, to chan<- page) {
-	for seq, more := uint64(0), true; more; {
-		ms, left, err := f.bs.cfg.Queue.Read(ctx, queue.StreamResults, queue.LinesSubject(f.b.Tenant, f.b.ID), seq, readAtOnce)
-		if more = err == nil && left && len(ms) > 0; more {
-			seq = ms[len(ms)-1].Seq + 1
-		}
+	for ms, err := range f.bs.cfg.Queue.Pages(ctx, queue.StreamResults, queue.LinesSubject(f.b.Tenant, f.b.ID), 0, readAtOnce) {
 		select {
 		case to <- page{ms: ms, err: err}:
 		case <-ctx.Done():

@@ -92,6 +92,7 @@ func printID(w io.Writer, format string, raw json.RawMessage) error {
 	})
 }
 
+// file uploads one, - being standard input. What the server refuses for now is sent again, if it can be read again.
 func (u *uploading) file(ctx context.Context, cl *Client, path string, in io.Reader, errs io.Writer) (raw json.RawMessage, err error) {
 	for n := 1; ; n++ {
 		src, size, err := u.open(path, in)

@@ -276,6 +276,12 @@ func (p *probe) ask(changes ...fields) (r reply) {
 func (p *probe) job(id string) string {
 	p.t.Helper()
 	r, err := http.Get(p.url + "/v1/jobs/" + id)
+	return string(p.read(r, err))
+}
+
+// read is the body of an answer.
+func (p *probe) read(r *http.Response, err error) []byte {
+	p.t.Helper()
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -284,7 +290,7 @@ func (p *probe) job(id string) string {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return string(b)
+	return b
 }
 
 func (p *probe) post(path string, body fields) (*http.Response, []byte) {
@@ -301,13 +307,5 @@ func (p *probe) post(path string, body fields) (*http.Response, []byte) {
 	req.Header.Set("X-Lorry-Cache", "bypass")
 	req.Header.Set("Idempotency-Key", rand.Text()) // so that the job can be looked at
 	r, err := http.DefaultClient.Do(req)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer r.Body.Close()
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return r, b
+	return r, p.read(r, err)
 }

@@ -43,10 +43,8 @@ func (q *Queue) Adapters(ctx context.Context) (map[string]bool, error) {
 }
 
 func (q *Queue) readAll(ctx context.Context, stream string, read func([]byte) error) error {
-	for seq, more := uint64(0), true; more; {
-		var ms []Stored
-		var err error
-		if ms, more, err = q.Read(ctx, stream, ">", seq, readAtOnce); err != nil || len(ms) == 0 {
+	for ms, err := range q.Pages(ctx, stream, ">", 0, readAtOnce) {
+		if err != nil {
 			return err
 		}
 		for _, m := range ms {
@@ -54,7 +52,6 @@ func (q *Queue) readAll(ctx context.Context, stream string, read func([]byte) er
 				return err
 			}
 		}
-		seq = ms[len(ms)-1].Seq + 1
 	}
 	return nil
 }

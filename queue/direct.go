@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 
@@ -68,6 +69,24 @@ const readBytes = 2 << 20
 // stream holds more behind them.
 func (q *Queue) Read(ctx context.Context, stream, filter string, seq uint64, n int) (ms []Stored, more bool, err error) {
 	return q.getMany(ctx, stream, map[string]any{"seq": max(seq, 1), "next_by_subj": filter, "batch": n, "max_bytes": readBytes})
+}
+
+// Pages reads a stream's messages of a filter in order, from seq on, as Read does n at a time. It ends with the first
+// error.
+func (q *Queue) Pages(ctx context.Context, stream, filter string, seq uint64, n int) iter.Seq2[[]Stored, error] {
+	return func(yield func([]Stored, error) bool) {
+		for more := true; more; {
+			ms, left, err := q.Read(ctx, stream, filter, seq, n)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if len(ms) == 0 || !yield(ms, nil) {
+				return
+			}
+			seq, more = ms[len(ms)-1].Seq+1, left
+		}
+	}
 }
 
 // getMany is a batched direct get (nats-server ADR-31): one request, an answer a message, an end mark that says how many

@@ -44,15 +44,11 @@ func (s *Store) Open(ctx context.Context) error {
 
 // scan reads a stream from seq on, and says where it ended.
 func (s *Store) scan(ctx context.Context, stream, filter string, seq uint64, apply func(context.Context, []queue.Stored) error) (n int, next uint64, err error) {
-	for more := true; more; {
-		var ms []queue.Stored
-		if ms, more, err = s.q.Read(ctx, stream, filter, seq, replayAtOnce); err != nil {
-			return n, seq, err
+	for ms, err := range s.q.Pages(ctx, stream, filter, seq, replayAtOnce) {
+		if err == nil {
+			err = apply(ctx, ms)
 		}
-		if len(ms) == 0 {
-			return n, seq, nil
-		}
-		if err = apply(ctx, ms); err != nil {
+		if err != nil {
 			return n, seq, err
 		}
 		n, seq = n+len(ms), ms[len(ms)-1].Seq+1

@@ -260,16 +260,13 @@ func (l *lines) mine(j *queue.Job) int {
 }
 
 func (l *lines) each(ctx context.Context, stream, subject string, do func(queue.Stored)) error {
-	for seq, more := uint64(0), true; more; {
-		ms, left, err := l.q.Read(ctx, stream, subject, seq, readAhead)
+	for ms, err := range l.q.Pages(ctx, stream, subject, 0, readAhead) {
 		if err != nil {
 			return err
 		}
 		for _, m := range ms {
-			seq = m.Seq + 1
 			do(m)
 		}
-		more = left && len(ms) > 0
 	}
 	return nil
 }

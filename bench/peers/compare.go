@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -127,36 +128,45 @@ func (c *contest) sides(ctx context.Context, w workload, r *row) (sides []rival,
 	return sides, err
 }
 
-// best tries settings on the workload, keeps the fastest side and closes the others. It is warm then.
-func (c *contest) best(ctx context.Context, w workload, out *outcome, settings []string, start func(more string) (side, error)) (best side, err error) {
-	defer func() {
-		if err != nil && best != nil {
-			best.close()
+// best tries settings on the workload and keeps the fastest side. It is warm then.
+func (c *contest) best(ctx context.Context, w workload, out *outcome, settings []string, start func(more string) (side, error)) (side, error) {
+	best, err := choose(settings, start, func(i int, x side) (float64, error) {
+		t, err := round(ctx, x, w.requests(trialRounds+i, c.o.slots))
+		if err == nil {
+			out.Tried = append(out.Tried, trial{x.command(), t.rate})
+			progress("%s, trial: %s %s: %.1f tokens/s", w.key, x.name(), settings[i], t.rate)
 		}
-	}()
-	fastest := -1.0
+		return t.rate, err
+	})
+	if err == nil {
+		out.Command = best.command()
+	}
+	return best, err
+}
+
+// choose starts a side with each of the settings, keeps the one that scores most and closes the others: all of them after
+// an error.
+func choose[S interface{ close() }](settings []string, start func(more string) (S, error), score func(i int, x S) (float64, error)) (best S, err error) {
+	drop, most := func() {}, math.Inf(-1)
 	for i, more := range settings {
 		x, err := start(more)
 		if err != nil {
+			drop()
 			return best, err
 		}
-		t, err := round(ctx, x, w.requests(trialRounds+i, c.o.slots))
+		n, err := score(i, x)
 		if err != nil {
 			x.close()
+			drop()
 			return best, err
 		}
-		out.Tried = append(out.Tried, trial{x.command(), t.rate})
-		progress("%s, trial: %s %s: %.1f tokens/s", w.key, x.name(), more, t.rate)
-		if t.rate < fastest {
+		if n < most {
 			x.close()
 			continue
 		}
-		if best != nil {
-			best.close()
-		}
-		best, fastest = x, t.rate
+		drop()
+		best, drop, most = x, x.close, n
 	}
-	out.Command = best.command()
 	return best, nil
 }
 

@@ -87,36 +87,20 @@ func pause(ctx context.Context, c *contest, x *extra) error {
 }
 
 // steadiest is llama-server with the settings that make the shortest pauses.
-func steadiest(ctx context.Context, c *contest, x *extra) (best *theirs, err error) {
-	defer func() {
-		if err != nil && best != nil {
-			best.close()
-		}
-	}()
-	shortest := 0.0
-	for i, more := range pauseSettings {
-		s, err := startTheirs(ctx, c.o, c.file, 0, more)
-		if err != nil {
-			return best, err
-		}
+func steadiest(ctx context.Context, c *contest, x *extra) (*theirs, error) {
+	start := func(more string) (*theirs, error) { return startTheirs(ctx, c.o, c.file, 0, more) }
+	best, err := choose(pauseSettings, start, func(i int, s *theirs) (float64, error) {
 		g, err := pauses(ctx, s, c.words, trialRounds+i)
-		if err != nil {
-			s.close()
-			return best, err
+		if err == nil {
+			x.Tried = append(x.Tried, trial{s.command(), ms(g.beside)})
+			progress("pause, trial: llama-server %s: %v (prompt %v)", pauseSettings[i], g.beside, g.prompt)
 		}
-		x.Tried = append(x.Tried, trial{s.command(), ms(g.beside)})
-		progress("pause, trial: llama-server %s: %v (prompt %v)", more, g.beside, g.prompt)
-		if best != nil && ms(g.beside) > shortest {
-			s.close()
-			continue
-		}
-		if best != nil {
-			best.close()
-		}
-		best, shortest = s, ms(g.beside)
+		return -ms(g.beside), err
+	})
+	if err == nil {
+		x.Peers = best.command()
 	}
-	x.Peers = best.command()
-	return best, nil
+	return best, err
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -208,10 +208,8 @@ func (c *cost) note(rows int, took time.Duration) {
 	switch {
 	case c.changed && seen:
 		c.learn(took.Seconds() - usual)
-	case !c.changed && seen:
-		c.typical[rows] = usual + smoothing*(took.Seconds()-usual)
 	case !c.changed:
-		c.typical[rows] = took.Seconds()
+		c.typical[rows] = smooth(usual, took.Seconds())
 	}
 	c.changed = false
 }

@@ -98,17 +98,21 @@ def chat_stream_n():
     equal(texts, [TEXT, TEXT])
 
 
-@case
-def chat_stream_cancelled_midway():
+def cancelled_midway(client, stream):
     """An error event in a stream becomes an exception, and the text so far was delivered."""
-    client = new_client()
-    stream, seen = chat(client, LONG, stream=True), 0
+    seen = 0
     with raises(openai.APIError, code="job_cancelled"):
         for _ in stream:
             seen += 1
             if seen == 3:
                 client.post("/jobs/%s/cancel" % stream.response.headers["x-lorry-job"], cast_to=object)
     assert 3 <= seen < 4000, seen
+
+
+@case
+def chat_stream_cancelled_midway():
+    client = new_client()
+    cancelled_midway(client, chat(client, LONG, stream=True))
 
 
 @case
@@ -152,14 +156,8 @@ def chat_parse():
 
 @case
 def completions_stream_cancelled_midway():
-    client, seen = new_client(), 0
-    stream = client.completions.create(model=MODEL, prompt=LONG, max_tokens=4000, stream=True)
-    with raises(openai.APIError, code="job_cancelled"):
-        for _ in stream:
-            seen += 1
-            if seen == 3:
-                client.post("/jobs/%s/cancel" % stream.response.headers["x-lorry-job"], cast_to=object)
-    assert 3 <= seen < 4000, seen
+    client = new_client()
+    cancelled_midway(client, client.completions.create(model=MODEL, prompt=LONG, max_tokens=4000, stream=True))
 
 
 @case
