@@ -116,18 +116,11 @@ func (bs *Batches) List(ctx context.Context, tenant string, q BatchFilter) (page
 	if q.After != "" && !validBatchID(q.After) {
 		return nil, false, fmt.Errorf("batch: after %.80q: %w", q.After, ErrNoBatch)
 	}
-	kv, err := bs.bucket(ctx)
+	page, err = bs.All(ctx, tenant)
 	if err != nil {
 		return nil, false, err
 	}
-	err = scan(ctx, kv, tenant+".*", func(e jetstream.KeyValueEntry) {
-		if b, err := readBatch(e); err == nil && (q.After == "" || b.ID < q.After) {
-			page = append(page, b)
-		}
-	})
-	if err != nil {
-		return nil, false, err
-	}
+	page = slices.DeleteFunc(page, func(b Batch) bool { return q.After != "" && b.ID >= q.After })
 	slices.SortFunc(page, func(a, b Batch) int { return strings.Compare(b.ID, a.ID) })
 	if limit := cmp.Or(q.Limit, 20); len(page) > limit {
 		page, more = page[:limit], true
@@ -136,6 +129,21 @@ func (bs *Batches) List(ctx context.Context, tenant string, q BatchFilter) (page
 		bs.count(ctx, &page[i])
 	}
 	return page, more, nil
+}
+
+// All are a tenant's batches as they are now, in no order, without what only Redis knows. Records that can't be read are
+// left out.
+func (bs *Batches) All(ctx context.Context, tenant string) (all []Batch, err error) {
+	kv, err := bs.bucket(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = scan(ctx, kv, tenant+".*", func(e jetstream.KeyValueEntry) {
+		if b, err := readBatch(e); err == nil {
+			all = append(all, b)
+		}
+	})
+	return all, err
 }
 
 // tries is how often a change is begun anew because somebody else was quicker.

@@ -110,7 +110,11 @@ func (k *keeper) hold(ctx context.Context, b batch.Batch) {
 		return
 	}
 	k.leases.keep(ctx, name, revision, func(ctx context.Context) {
-		if err := k.advance(ctx, b); err != nil && ctx.Err() == nil {
+		err := k.advance(ctx, b)
+		switch {
+		case errors.Is(err, errOthersTurn):
+			k.later(b.ID, batchLook/5)
+		case err != nil && ctx.Err() == nil:
 			k.cfg.Log.Warn().Err(err).Str("batch", b.ID).Str("tenant", b.Tenant).Msg("batch does not advance for now")
 			k.later(b.ID, time.Second)
 		}
@@ -162,8 +166,47 @@ func (k *keeper) next(b batch.Batch) batchStep {
 	return nil
 }
 
-func (k *keeper) validate(ctx context.Context, b batch.Batch) (batch.Batch, error) {
-	return moved(k.cfg.Batches.Validate(ctx, b, k.cfg.Lines.Resolve, k.admit))
+func (k *keeper) validate(ctx context.Context, b batch.Batch) (after batch.Batch, err error) {
+	err = k.alone(ctx, b, func(ctx context.Context) error {
+		after, err = moved(k.cfg.Batches.Validate(ctx, b, k.cfg.Lines.Resolve, k.admit))
+		return err
+	})
+	return after, err
+}
+
+// errOthersTurn is a step that waits for another batch's.
+var errOthersTurn = errors.New("scheduler: another batch's turn")
+
+// alone runs a batch's validation while none of its tenant's others is under way, if the tenant's enqueued tokens are
+// bounded: the bound holds only where each sees those that were admitted before it.
+func (k *keeper) alone(ctx context.Context, b batch.Batch, do func(context.Context) error) error {
+	if (settings{k.cfg.Access}).of(b.Tenant).EnqueuedTokens == 0 {
+		return do(ctx)
+	}
+	// Each batch is a holder of its own: two of this process exclude each other too.
+	ls, name := k.leases.by(k.leases.holder+" "+b.ID), "admit."+b.Tenant
+	revision, ok, err := ls.take(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return errOthersTurn
+	}
+	ls.keep(ctx, name, revision, func(ctx context.Context) {
+		if err = k.refresh(ctx, b.Tenant); err == nil {
+			err = do(ctx)
+		}
+	})
+	return err
+}
+
+// refresh looks at a tenant's batches as they are now: others' steps may not have been heard of yet.
+func (k *keeper) refresh(ctx context.Context, tenant string) error {
+	all, err := k.cfg.Batches.All(ctx, tenant)
+	for _, b := range all {
+		k.batches.see(b)
+	}
+	return err
 }
 
 func (k *keeper) finish(to batch.Status) batchStep {

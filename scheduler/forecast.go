@@ -77,7 +77,7 @@ func finish(own load, others []load, speed float64) time.Duration {
 }
 
 // admit looks at a batch whose lines were counted: whether its tenant may have so much under way, when it will end, and
-// whether that is too late. Batches that are admitted at the same moment do not see each other.
+// whether that is too late. Forecasts of batches that are admitted at the same moment do not see each other.
 func (k *keeper) admit(ctx context.Context, b *batch.Batch) (*batch.LineError, error) {
 	others := k.beside(b)
 	if e := k.enqueued(b, others); e != nil {

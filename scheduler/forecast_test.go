@@ -144,6 +144,33 @@ func TestEnqueuedTokens(t *testing.T) {
 	p.await(p.create(inputOf(10)).ID, batch.InProgress)
 }
 
+// TestEnqueuedTokensAtOnce: of batches that are created at the same moment, as many begin as the bound allows, whichever
+// scheduler admits them.
+func TestEnqueuedTokensAtOnce(t *testing.T) {
+	p := newPlant(t)
+	p.settings(access.Settings{})
+	stop := p.schedule()
+	first := p.await(p.create(inputOf(10)).ID, batch.InProgress)
+	stop()
+	p.settings(access.Settings{EnqueuedTokens: int(3 * first.Work)})
+	var ids []string
+	for range 8 {
+		ids = append(ids, p.create(inputOf(10)).ID)
+	}
+	p.schedule()
+	p.schedule()
+	began := 0
+	for _, id := range ids {
+		eventually(t, "the end of "+id+"'s validation", func() bool { return p.get(id).Status != batch.Validating })
+		if p.get(id).Status == batch.InProgress {
+			began++
+		}
+	}
+	if began != 2 {
+		t.Errorf("%d batches began beside the one that runs; the bound allows 2", began)
+	}
+}
+
 // TestSpeedIsMeasured: a batch that runs leaves a speed for those that come.
 func TestSpeedIsMeasured(t *testing.T) {
 	p := newPlant(t)

@@ -34,6 +34,9 @@ func openLeases(ctx context.Context, js jetstream.JetStream, replicas int, holde
 	return &leases{kv, ttl, holder}, nil
 }
 
+// by is the same for another holder.
+func (l *leases) by(holder string) *leases { return &leases{l.kv, l.ttl, holder} }
+
 // take tries once. revision fences: it is what renew and give need.
 func (l *leases) take(ctx context.Context, name string) (revision uint64, ok bool, err error) {
 	revision, err = l.kv.Create(ctx, name, []byte(l.holder))
