@@ -32,6 +32,12 @@ type Settings struct {
 	EnqueuedTokens int `json:"enqueued_tokens,omitempty"`
 }
 
+// Rate is what a tenant may have run in a minute; 0 is no bound.
+type Rate struct{ Requests, Tokens int }
+
+// Rate is the tenant's.
+func (s Settings) Rate() Rate { return Rate{s.RequestsPerMinute, s.TokensPerMinute} }
+
 // MaxWeight bounds a tenant's weight.
 const MaxWeight = 1000
 

@@ -7,19 +7,13 @@ import (
 	"strconv"
 	"time"
 
-	"lorry/access"
 	"lorry/result"
 )
-
-// rateOf is what a tenant may have run in a minute.
-func rateOf(t access.Settings) result.Rate {
-	return result.Rate{Requests: t.RequestsPerMinute, Tokens: t.TokensPerMinute}
-}
 
 // charge puts the job down to its tenant's rate before it is sent, and says in OpenAI's headers what is left. What the
 // cache answers is not charged. A tenant without a rate costs nothing here.
 func (t *trip) charge(ctx context.Context) error {
-	rate, cost := rateOf(t.s.cfg.Access.Tenant(t.job.Tenant)), t.job.Cost()
+	rate, cost := result.Rate(t.s.cfg.Access.Tenant(t.job.Tenant).Rate()), t.job.Cost()
 	if rate == (result.Rate{}) {
 		return nil
 	}

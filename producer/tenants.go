@@ -1,7 +1,6 @@
 package producer
 
 import (
-	"fmt"
 	"math"
 	"net/http"
 
@@ -68,27 +67,35 @@ func (s *Server) changeTenant(w http.ResponseWriter, r *http.Request) error {
 
 // readSettings reads {"weight", "max_waiting", …}: what is not there stays.
 func readSettings(body []byte) (change func(*access.Settings), err error) {
-	var t access.Settings
-	if err := settingsInto(body, &t); err != nil {
-		return nil, err
-	}
-	return func(t *access.Settings) {
-		if err := settingsInto(body, t); err != nil {
-			panic(fmt.Sprint("producer: settings that were read: ", err)) // the same bytes: a bug
-		}
-	}, nil
-}
-
-func settingsInto(body []byte, t *access.Settings) error {
 	o, err := newObject(body)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	o.integer("weight", &t.Weight, 1, access.MaxWeight)
-	for name, to := range map[string]*int{"max_waiting": &t.MaxWaiting, "max_ready": &t.MaxReady, "requests_per_minute": &t.RequestsPerMinute,
-		"tokens_per_minute": &t.TokensPerMinute, "enqueued_tokens": &t.EnqueuedTokens} {
-		o.integer(name, to, 0, math.MaxInt32)
+	var sets []func(*access.Settings)
+	bound := func(name string, lo, hi int, field func(*access.Settings) *int) {
+		if n := 0; o.integer(name, &n, lo, hi) {
+			sets = append(sets, func(t *access.Settings) { *field(t) = n })
+		}
 	}
-	o.flag("paused", &t.Paused)
-	return o.done()
+	bound("weight", 1, access.MaxWeight, func(t *access.Settings) *int { return &t.Weight })
+	for name, field := range bounds {
+		bound(name, 0, math.MaxInt32, field)
+	}
+	if on := false; o.flag("paused", &on) {
+		sets = append(sets, func(t *access.Settings) { t.Paused = on })
+	}
+	return func(t *access.Settings) {
+		for _, set := range sets {
+			set(t)
+		}
+	}, o.done()
+}
+
+// bounds are the settings of which 0 is no bound, or the default.
+var bounds = map[string]func(*access.Settings) *int{
+	"max_waiting":         func(t *access.Settings) *int { return &t.MaxWaiting },
+	"max_ready":           func(t *access.Settings) *int { return &t.MaxReady },
+	"requests_per_minute": func(t *access.Settings) *int { return &t.RequestsPerMinute },
+	"tokens_per_minute":   func(t *access.Settings) *int { return &t.TokensPerMinute },
+	"enqueued_tokens":     func(t *access.Settings) *int { return &t.EnqueuedTokens },
 }

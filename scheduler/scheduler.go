@@ -130,6 +130,5 @@ func (t settings) Weight(tenant string) float64 { return float64(t.of(tenant).We
 func (t settings) Paused(tenant string) bool    { return t.of(tenant).Paused }
 func (t settings) MaxReady(tenant string) int   { return t.of(tenant).MaxReady }
 func (t settings) Rate(tenant string) result.Rate {
-	s := t.of(tenant)
-	return result.Rate{Requests: s.RequestsPerMinute, Tokens: s.TokensPerMinute}
+	return result.Rate(t.of(tenant).Rate())
 }

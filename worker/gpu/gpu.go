@@ -54,9 +54,9 @@ type Sampler struct {
 
 // Open finds the best source. It never fails: without an accelerator it reports the CPU.
 func Open(c Config) (*Sampler, error) {
-	src, note := find()
+	src, by, note := find()
 	s := newSampler(c, src, note)
-	c.Log.Info().Str("source", fmt.Sprintf("%T", src)).Str("note", note).Msg("devices are sampled")
+	c.Log.Info().Str("source", by).Str("note", note).Msg("devices are sampled")
 	return s, nil
 }
 
@@ -64,17 +64,18 @@ func newSampler(c Config, src source, note string) *Sampler {
 	return &Sampler{src: src, note: note, log: c.Log, timeout: cmp.Or(c.Timeout, time.Second), lost: map[int]string{}}
 }
 
-// find tries the sources in order. The note says why there is no accelerator; it is empty where there is one.
-func find() (source, string) {
+// find tries the sources in order, and names the one it found. The note says why there is no accelerator; it is empty
+// where there is one.
+func find() (src source, by, note string) {
 	n, nerr := openNVML()
 	if nerr == nil {
-		return n, ""
+		return n, "NVML", ""
 	}
 	s, serr := openSMI()
 	if serr == nil {
-		return s, ""
+		return s, "nvidia-smi", ""
 	}
-	return openCPU(), fmt.Sprintf("no GPU: %v; %v; reporting the CPU", nerr, serr)
+	return openCPU(), "the processor", fmt.Sprintf("no GPU: %v; %v; reporting the CPU", nerr, serr)
 }
 
 // Sample is the devices now, and a note where there is no accelerator or its driver doesn't answer. It returns within
