@@ -186,7 +186,7 @@ func (h *shelf) copies(f *form, n int) ([]*grammar, error) {
 	}
 	gs := make([]*grammar, n)
 	for i := range gs {
-		gs[i] = &grammar{native: llama.SamplerClone(p.native), form: f, end: h.vocab.end}
+		gs[i] = &grammar{native: llama.SamplerClone(p.native), form: f, vocab: h.vocab}
 	}
 	return gs, nil
 }

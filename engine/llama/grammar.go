@@ -1,8 +1,10 @@
 package llama
 
 import (
+	"math"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
 
@@ -17,7 +19,8 @@ import (
 type grammar struct {
 	native llama.Sampler // 0 after free
 	form   *form
-	end    map[int32]bool
+	vocab  *vocab
+	half   []byte        // of a character: its other bytes are to come
 	dead   bool          // no token fits any more
 	slow   bool          // a token took longer than maxJudging
 	begun  time.Duration // when it was asked about the token that is being drawn, by threadTime
@@ -46,6 +49,9 @@ func (g *grammar) allows(id int32) bool {
 }
 
 func (g *grammar) glance(id int32) bool {
+	if !g.spells(id) {
+		return false
+	}
 	g.one[0] = llama.TokenData{Id: llama.Token(id)}
 	g.apply(g.one[:])
 	return g.one[0].Logit == 0
@@ -62,8 +68,10 @@ func (g *grammar) apply(tokens []llama.TokenData) {
 
 // accept goes on to the state after a token. The end of a text is no state: nothing comes after it.
 func (g *grammar) accept(id int32) {
-	if !g.end[id] {
+	if !g.vocab.end[id] {
 		llama.SamplerAccept(g.native, llama.Token(id))
+		text := append(g.half, g.vocab.pieces[id]...)
+		g.half = text[len(text)-partialRune(text):]
 		g.hurry()
 	}
 }
@@ -76,14 +84,28 @@ func (g *grammar) hurry() bool {
 
 // complete says that the text may end here.
 func (g *grammar) complete() bool {
-	for id := range g.end {
+	for id := range g.vocab.end {
 		return g.glance(id)
 	}
 	return false
 }
 
 // restart goes back to the grammar's beginning.
-func (g *grammar) restart() { llama.SamplerReset(g.native) }
+func (g *grammar) restart() {
+	llama.SamplerReset(g.native)
+	g.half = nil
+}
+
+// spells says whether a token goes on in UTF-8. llama.cpp also takes what only looks like it (halves of surrogates,
+// characters longer than they need be, beyond the last one), and counts as one what is three marks of damage in the answer.
+func (g *grammar) spells(id int32) bool {
+	piece := g.vocab.pieces[id]
+	if len(g.half) == 0 && utf8.Valid(piece) {
+		return true
+	}
+	text := append(g.half[:len(g.half):len(g.half)], piece...)
+	return utf8.Valid(text[:len(text)-partialRune(text)])
+}
 
 func (g *grammar) free() {
 	if g != nil && g.native != 0 {
@@ -96,7 +118,11 @@ func (g *grammar) free() {
 func (g *grammar) prune(row []float32, floor, ceiling float32, work *scratch) {
 	tokens := work.tokens[:0]
 	for id, x := range row {
-		if x > floor && x <= ceiling {
+		switch {
+		case x <= floor || x > ceiling:
+		case !g.spells(int32(id)):
+			row[id] = float32(math.Inf(-1))
+		default:
 			tokens = append(tokens, llama.TokenData{Id: llama.Token(id), Logit: x})
 		}
 	}

@@ -162,6 +162,48 @@ func drawRandomly(t *testing.T, e *Engine, f *form, seed uint64) (text string, w
 	return "", false
 }
 
+// TestHalfCharacters begins characters: only what goes on in UTF-8 may follow, whatever llama.cpp would read into it.
+func TestHalfCharacters(t *testing.T) {
+	e := open(t, config(t))
+	token := func(piece string) int32 {
+		for id, p := range e.model.vocab.pieces {
+			if string(p) == piece {
+				return int32(id)
+			}
+		}
+		t.Fatalf("the vocabulary has no token %q", piece)
+		return 0
+	}
+	for name, c := range map[string]struct{ text, good, bad string }{
+		"middle":         {"", "a", "\xbd"},
+		"half":           {"\xe4\xbd", "\xa0", "a"},
+		"surrogate":      {"\xed", "\x9f", "\xa0"},
+		"too long":       {"\xe0", "\xa0", "\x80"},
+		"beyond the end": {"\xf4", "\x8f", "\x90"},
+		"whole":          {"\xe4\xbd\xa0", "a", "\xa0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gs, err := e.shelf.copies(&form{grammar: "root ::= [^x]{1,4}", param: "grammar"}, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := gs[0]
+			defer g.free()
+			for i := range len(c.text) {
+				g.accept(token(c.text[i : i+1]))
+			}
+			row := make([]float32, e.model.vocab.size)
+			g.prune(row, -1, 1, &scratch{})
+			if id := token(c.good); !g.allows(id) || row[id] != 0 {
+				t.Errorf("%q may not follow %q", c.good, c.text)
+			}
+			if id := token(c.bad); g.allows(id) || row[id] == 0 {
+				t.Errorf("%q may follow %q", c.bad, c.text)
+			}
+		})
+	}
+}
+
 // TestDeadlyForms are what llama.cpp dies of, hangs on or ignores: each is refused, and the engine lives.
 func TestDeadlyForms(t *testing.T) {
 	e := open(t, config(t))
