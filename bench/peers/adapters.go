@@ -8,22 +8,48 @@ import (
 	"testing"
 
 	"lorry/engine/enginetest"
+	"lorry/engine/gguf"
 )
 
 // mostAdapters is how many a workload has at most.
 const mostAdapters = 8
 
 // makeAdapters writes adapters of random weights: each under its digest, as ours wants it, and under a name that Kronk
-// takes. They fit the demo's model.
+// takes. Where none fits the model it says why.
 func (o *options) makeAdapters() error {
+	lora, err := o.fitting()
+	if err != nil || o.noAdapters != "" {
+		return err
+	}
 	for i := range mostAdapters {
-		digest := enginetest.LoRA{Seed: uint64(i + 1)}.Write(outside{}, o.dir)
+		lora.Seed = uint64(i + 1)
+		digest := lora.Write(outside{}, o.dir)
 		o.adapters = append(o.adapters, digest)
 		if err := os.Symlink(filepath.Join(o.dir, digest), o.adapterFile(i)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// fitting is an adapter that fits the model.
+func (o *options) fitting() (l enginetest.LoRA, err error) {
+	if s, ok := shapes[o.shape]; ok {
+		return enginetest.LoRA{Layers: s.layers, Width: s.width, KV: s.width / s.heads * s.groups}, nil
+	}
+	f, err := gguf.Open(o.model)
+	if err != nil {
+		return l, err
+	}
+	l.Arch = f.Architecture()
+	layers, _ := f.Number(l.Arch + ".block_count")
+	q, _ := f.Tensor("blk.0.attn_q.weight")
+	v, _ := f.Tensor("blk.0.attn_v.weight")
+	if q.Shape[0] != q.Shape[1] || v.Shape[0] != q.Shape[0] || v.Shape[1] == 0 {
+		o.noAdapters = "no adapters can be made for this model: its attention's queries are as wide as nothing else"
+	}
+	l.Layers, l.Width, l.KV = int(layers), int(q.Shape[0]), int(v.Shape[1])
+	return l, nil
 }
 
 func (o *options) adapterFile(i int) string {

@@ -59,6 +59,9 @@ func (c *contest) measure(ctx context.Context, f *formatReport) error {
 	return nil
 }
 
+// count is how many requests a workload has: as many for each slot, however many there are.
+func (o *options) count(w workload) int { return w.n * max(1, o.slots/usualSlots) }
+
 // rival is a side of a row, with what is to be reported of it.
 type rival struct {
 	side
@@ -68,8 +71,8 @@ type rival struct {
 // workload lets the sides take turns at one: new prompts in each round, and another side is first.
 func (c *contest) workload(ctx context.Context, w workload) (row, error) {
 	r := row{Key: w.key, Name: w.name, Goal: w.goal}
-	if w.adapters > 0 && c.o.foreign {
-		r.Skipped = "the adapters fit the demo's model alone"
+	if w.adapters > 0 && c.o.noAdapters != "" {
+		r.Skipped = c.o.noAdapters
 		return r, nil
 	}
 	sides, err := c.sides(ctx, w, &r)
@@ -80,7 +83,7 @@ func (c *contest) workload(ctx context.Context, w workload) (row, error) {
 		return r, err
 	}
 	for i := range c.o.rounds {
-		requests := w.requests(i, w.n)
+		requests := w.requests(i, c.o.count(w))
 		turns := make([]turn, len(sides))
 		for k := range sides {
 			x := (i + k) % len(sides)

@@ -40,7 +40,8 @@ type options struct {
 	weights, rows                  []string
 	rounds                         int
 	slots, threads, context        int
-	foreign                        bool // the model is none that adapters can be made for
+	shape                          string // of a model of random weights, in place of a trained one
+	noAdapters                     string // why none can be made for the model
 	dir                            string
 	adapters                       []string // digests
 }
@@ -77,12 +78,10 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(o.dir)
-	if !o.foreign {
-		if err := o.makeAdapters(); err != nil {
-			return err
-		}
+	if err := o.makeAdapters(); err != nil {
+		return err
 	}
-	r := report{Begun: time.Now().UTC(), Machine: machine(), Threads: o.threads, Slots: o.slots, Context: o.context, Model: filepath.Base(o.model)}
+	r := report{Begun: time.Now().UTC(), Machine: machine(), Threads: o.threads, Slots: o.slots, Context: o.context, Model: o.modelName()}
 	if o.join {
 		if err := r.join(o.out); err != nil {
 			return err
@@ -133,8 +132,9 @@ func parse(args []string) (*options, error) {
 	f.StringVar(&o.peers, "peers", "", "`folder` of llama-server (default: what bench/peers/build prints)")
 	f.StringVar(&o.kronk, "kronk", "", "`folder` of kronk (default: what bench/kronk/build prints); \"none\": it is left out")
 	f.StringVar(&o.model, "model", "", "GGUF `file` (default: the demo's)")
+	f.StringVar(&o.shape, "shape", "", "measure on a model of random weights in this `shape`, with the model's vocabulary, as long as a trained one takes: "+shapeNames())
 	f.StringVar(&o.engine, "engine", "", "more `flags` of lorry-engine, to see what they bring")
-	f.IntVar(&o.slots, "slots", 8, "sequences at the same moment")
+	f.IntVar(&o.slots, "slots", usualSlots, "sequences at the same moment")
 	f.IntVar(&o.threads, "threads", runtime.GOMAXPROCS(0), "that compute")
 	f.IntVar(&o.context, "context", 8192, "cells of the KV cache, in all")
 	if err := f.Parse(args); err != nil {
@@ -145,6 +145,9 @@ func parse(args []string) (*options, error) {
 		if !slices.Contains(rowKeys, row) {
 			return nil, fmt.Errorf("there is no row %q: -row takes %s", row, strings.Join(rowKeys, ", "))
 		}
+	}
+	if _, ok := shapes[o.shape]; o.shape != "" && !ok {
+		return nil, fmt.Errorf("there is no shape %q: -shape takes %s", o.shape, shapeNames())
 	}
 	switch {
 	case f.NArg() > 0:
@@ -170,7 +173,7 @@ func (o *options) find() (err error) {
 	if rt == "" {
 		rt = filepath.Join(o.root, "runtime")
 	}
-	if o.foreign = o.model != ""; !o.foreign {
+	if o.model == "" {
 		o.model = filepath.Join(rt, "models", "smollm2.gguf")
 	}
 	if o.peers == "" {
@@ -220,12 +223,24 @@ func (o *options) built(name string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
+// modelName is what a report calls the model.
+func (o *options) modelName() string {
+	if o.shape != "" {
+		return "random weights, " + o.shape
+	}
+	return filepath.Base(o.model)
+}
+
 // quantized is the model in a format, made by lorry-engine where it has another one.
 func (o *options) quantized(ctx context.Context, format string) (string, error) {
-	if format == "as-is" {
+	file := filepath.Join(o.dir, format+".gguf")
+	switch {
+	case o.shape != "":
+		progress("writing random weights: %s, %s", o.shape, format)
+		return file, shapes[o.shape].write(file, format, o.model)
+	case format == "as-is":
 		return o.model, nil
 	}
-	file := filepath.Join(o.dir, format+".gguf")
 	cmd := exec.CommandContext(ctx, filepath.Join(o.root, "lorry-engine"), "quantize", "--lib", o.lib, "--model", o.model, "--to", format,
 		"--out", file, "--requantize", "--no-measure")
 	in, err := cmd.StdinPipe() // it ends when its input does

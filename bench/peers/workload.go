@@ -23,11 +23,14 @@ type workload struct {
 	name     string
 	goal     float64 // ours ÷ llama-server
 	adapters int
-	n        int // requests of a round, as many as it takes to tell the sides apart
+	n        int // requests of a round for usualSlots, as many as it takes to tell the sides apart
 	requests func(round, n int) []request
 	// What is tried before the rounds that count, and the fastest kept: llama-server's settings and those of Kronk.
 	server, kronk []string
 }
+
+// usualSlots are those that the table's goals are for.
+const usualSlots = 8
 
 // Lengths in tokens: the issue's.
 const (
@@ -73,10 +76,14 @@ func workloads(v *vocabulary) []workload {
 			server: []string{"", unified, noIdle, chunks}, kronk: []string{"", conversations}},
 		{key: "groups", name: "8 system prompts, shuffled", goal: 2, n: 32, requests: v.alike(8),
 			server: []string{"", unified, noIdle, strict, noHost}, kronk: []string{"", conversations}},
-		{key: "adapters2", name: "2 adapters, interleaved", goal: 3, n: 16, adapters: 2, requests: v.adapted(2),
-			server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
-		{key: "adapters8", name: "8 adapters, interleaved", goal: 3, n: 16, adapters: 8, requests: v.adapted(8),
-			server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
+		{key: "adapters2", name: "2 adapters, interleaved, one system prompt of 200 tokens", goal: 3, n: 32, adapters: 2,
+			requests: adapted(2, v.alike(1)), server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
+		{key: "adapters8", name: "8 adapters, interleaved, one system prompt of 200 tokens", goal: 3, n: 32, adapters: 8,
+			requests: adapted(8, v.alike(1)), server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
+		{key: "own2", name: "2 adapters, interleaved, unique prompts of 64 tokens", goal: 1, n: 16, adapters: 2,
+			requests: adapted(2, plain(adaptedLength, answerLength)), server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
+		{key: "own8", name: "8 adapters, interleaved, unique prompts of 64 tokens", goal: 1, n: 16, adapters: 8,
+			requests: adapted(8, plain(adaptedLength, answerLength)), server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
 		{key: "long", name: "short prompts, 128 tokens out", goal: 1, n: 8, requests: plain(shortLength, longLength),
 			server: []string{"", unified, noKeep}, kronk: []string{""}},
 		{key: "json", name: "answers to a JSON schema", goal: 1, n: 16, requests: forms,
@@ -104,13 +111,12 @@ func (v *vocabulary) alike(groups int) func(round, n int) []request {
 	}
 }
 
-// adapted are requests of which each has another adapter than the one before.
-func (v *vocabulary) adapted(adapters int) func(round, n int) []request {
-	return func(round, n int) (out []request) {
-		for i := range n {
-			r := v.request(seed(round, i), adaptedLength, answerLength)
-			r.adapter = 1 + i%adapters
-			out = append(out, r)
+// adapted gives each request another adapter than the one before has.
+func adapted(adapters int, requests func(round, n int) []request) func(round, n int) []request {
+	return func(round, n int) []request {
+		out := requests(round, n)
+		for i := range out {
+			out[i].adapter = 1 + i%adapters
 		}
 		return out
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 )
 
@@ -20,7 +21,7 @@ const (
 	maxTensors  = 20_000 // llama.cpp compares each name with all before it
 	maxKey      = 1 << 16
 	maxName     = 63
-	maxItems    = 1024 // of an array that is kept
+	maxItems    = 1024 // of an array that Open and Read keep
 	maxAlign    = 1 << 16
 	defAlign    = 32
 )
@@ -75,7 +76,12 @@ func (t Tensor) Elements() int64 { return t.Shape[0] * t.Shape[1] * t.Shape[2] *
 func (t Tensor) Bytes() int64 { return t.Elements() / t.Type.block() * t.Type.bytes() }
 
 // Open reads a file's head. An error that is no [ErrInvalid] is of reading the file.
-func Open(path string) (*File, error) {
+func Open(path string) (*File, error) { return open(path, maxItems) }
+
+// OpenWhole is Open that keeps arrays of any length, as who copies a vocabulary needs them: tens of megabytes.
+func OpenWhole(path string) (*File, error) { return open(path, math.MaxInt64) }
+
+func open(path string, items uint64) (*File, error) {
 	r, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("gguf: %w", err)
@@ -88,13 +94,15 @@ func Open(path string) (*File, error) {
 	case st.IsDir():
 		return nil, fmt.Errorf("gguf: %s is a directory", path)
 	}
-	return Read(r, st.Size())
+	return readHead(r, st.Size(), items)
 }
 
 // Read reads the head of a file of size bytes from its beginning.
-func Read(r io.Reader, size int64) (*File, error) {
+func Read(r io.Reader, size int64) (*File, error) { return readHead(r, size, maxItems) }
+
+func readHead(r io.Reader, size int64, items uint64) (*File, error) {
 	f := &File{Size: size, align: defAlign, settings: map[string]int{}, tensors: map[string]int{}}
-	h := newHead(r, min(size, maxHead))
+	h := newHead(r, min(size, maxHead), items)
 	err := h.read(f)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = refuse("its head does not end within %d bytes: it is cut off, or damaged", min(size, maxHead))

@@ -88,6 +88,17 @@ func TestLongArray(t *testing.T) {
 	if n, _ := f.Number("next"); s.Len != 5000 || s.Value != nil || n != 7 {
 		t.Errorf("got %d items, %v, then %d", s.Len, s.Value, n)
 	}
+	file := filepath.Join(t.TempDir(), "long.gguf")
+	if err := os.WriteFile(file, write(t, []Setting{list("tokens", String, words...)}, nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := OpenWhole(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := whole.Setting("tokens"); !reflect.DeepEqual(s.Value, words) {
+		t.Errorf("OpenWhole kept %.40v", s.Value)
+	}
 }
 
 // TestDamage damages a good file in every way that a reader might trust.

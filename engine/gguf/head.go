@@ -15,10 +15,12 @@ type head struct {
 	in   *bufio.Reader
 	done int64 // bytes read
 	left int64 // bytes that the head may still have
+	// items of an array that are kept: of a longer one none is.
+	items uint64
 }
 
-func newHead(r io.Reader, most int64) *head {
-	return &head{in: bufio.NewReaderSize(io.LimitReader(r, most), 64<<10), left: most}
+func newHead(r io.Reader, most int64, items uint64) *head {
+	return &head{in: bufio.NewReaderSize(io.LimitReader(r, most), 64<<10), left: most, items: items}
 }
 
 // take notes n bytes that are to be read.
@@ -172,7 +174,7 @@ func (h *head) array(s *Setting) error {
 		return refuse("setting %q has %d items, more than the file has bytes", s.Key, n)
 	}
 	s.Len = int(n)
-	if n > maxItems {
+	if n > h.items {
 		return h.skipItems(s.Items, n)
 	}
 	items := []any{}
