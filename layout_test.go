@@ -27,10 +27,11 @@ var layout = map[string][]string{
 	"queue":            {"engine"},
 	"result":           {"engine", "queue"},
 	"watch":            {},
-	"batch":            {"engine", "queue", "result", "blob", "watch"},
+	"resent":           {},
+	"batch":            {"engine", "queue", "result", "blob", "watch", "resent"},
 	"registry":         {"engine", "engine/gguf", "blob", "watch"},
 	"access":           {"watch"},
-	"webhook":          {},
+	"webhook":          {"resent"},
 	"producer":         below,
 	"worker":           {"engine", "queue", "result", "registry", "blob", "worker/gpu"},
 	"worker/gpu":       {"queue"},
@@ -43,7 +44,7 @@ var layout = map[string][]string{
 }
 
 // below is what stands under the roles; the roles themselves are introduced to each other by main alone.
-var below = []string{"engine", "blob", "queue", "result", "batch", "registry", "access", "webhook"}
+var below = []string{"engine", "blob", "queue", "result", "batch", "registry", "access", "webhook", "resent"}
 
 var roles = []string{"producer", "worker", "scheduler", "dashboard"}
 

@@ -77,8 +77,6 @@ const (
 var (
 	// ErrNoBatch is a batch that never was, is too old, or is another tenant's.
 	ErrNoBatch = errors.New("no such batch")
-	// ErrMismatch is an idempotency key that was used with another body.
-	ErrMismatch = errors.New("the idempotency key was used with another body")
 	// ErrNothing is a retry of a batch all of whose lines succeeded.
 	ErrNothing = errors.New("no line failed: there is nothing to retry")
 	// ErrContended is a record that others kept changing. The same call will do a little later.

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"lorry/queue"
+	"lorry/resent"
 	"lorry/result"
 	"lorry/watch"
 )
@@ -79,7 +80,7 @@ func (bs *Batches) Watch(ctx context.Context, see func(Batch)) {
 
 func (bs *Batches) seen(e jetstream.KeyValueEntry, see func(Batch)) {
 	switch {
-	case strings.HasPrefix(e.Key(), "_"): // an intent
+	case resent.Named(e.Key()):
 	case e.Operation() != jetstream.KeyValuePut:
 		tenant, id, _ := strings.Cut(e.Key(), ".")
 		see(Batch{Tenant: tenant, ID: id, Status: Cancelled, Announced: true, Purged: true})

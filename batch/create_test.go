@@ -12,6 +12,7 @@ import (
 	"lorry/engine"
 	"lorry/queue"
 	"lorry/queue/queuetest"
+	"lorry/resent"
 	"lorry/result"
 	"lorry/result/resulttest"
 )
@@ -46,7 +47,7 @@ func (o *office) create(w CreateBatch) Batch {
 
 func TestCreateAgain(t *testing.T) {
 	o := openOffice(t)
-	w := CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions, Repeat: Repeat{Body: "digest"}}
+	w := CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions, Repeat: resent.Repeat{Body: "digest"}}
 	first := o.create(w)
 	if b := o.create(w); b.ID == first.ID {
 		t.Error("two requests became one batch")
@@ -65,27 +66,18 @@ func TestCreateAgain(t *testing.T) {
 	if page, more, err := o.batches.List(t.Context(), "acme", BatchFilter{}); err != nil || more || len(page) != 3 {
 		t.Errorf("%d batches, %v", len(page), err)
 	}
-	o.forward(againTime + time.Minute)
-	if b := o.create(w); b.ID == lost.ID {
-		t.Error("a request of the next day is taken for a retry")
-	}
 }
 
 func TestCreateUnderAKey(t *testing.T) {
 	o := openOffice(t)
-	w := CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions, Repeat: Repeat{Body: "digest", IdempotencyKey: "k"}}
+	w := CreateBatch{InputFile: o.input(good(1)).ID, Endpoint: queue.Completions, Repeat: resent.Repeat{Body: "digest", IdempotencyKey: "k"}}
 	first := o.create(w)
 	if b := o.create(w); b.ID != first.ID {
 		t.Error("one key, two batches")
 	}
 	w.Body = "another"
-	if _, err := o.batches.Create(t.Context(), "acme", w); !errors.Is(err, ErrMismatch) {
+	if _, err := o.batches.Create(t.Context(), "acme", w); !errors.Is(err, resent.ErrMismatch) {
 		t.Errorf("another body: %v", err)
-	}
-	w.Body = "digest"
-	o.forward(idemTime + time.Minute)
-	if b := o.create(w); b.ID == first.ID {
-		t.Error("the key binds for ever")
 	}
 }
 

@@ -10,12 +10,13 @@ import (
 	"strings"
 
 	"lorry/queue"
+	"lorry/resent"
 )
 
 // Retry makes a new batch of the lines that did not succeed: those that failed, and those that were cancelled or expired.
 // The batch must be over (else a *StatusError), and its input and error files still there (else ErrNotFound). A Repeat of
 // a retry is the batch that it made.
-func (bs *Batches) Retry(ctx context.Context, tenant, id string, r Repeat) (Batch, error) {
+func (bs *Batches) Retry(ctx context.Context, tenant, id string, r resent.Repeat) (Batch, error) {
 	b, err := bs.get(ctx, tenant, id)
 	switch {
 	case err != nil:
@@ -25,7 +26,7 @@ func (bs *Batches) Retry(ctx context.Context, tenant, id string, r Repeat) (Batc
 	case b.ErrorFile == "":
 		return b, ErrNothing
 	}
-	next, err := bs.intend(ctx, tenant, r)
+	next, err := bs.requests().Name(ctx, tenant, queue.NewID(batchPrefix), r)
 	if err != nil {
 		return b, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"lorry/queue"
+	"lorry/resent"
 )
 
 const (
@@ -34,8 +35,8 @@ func (bs *Batches) Sweep(ctx context.Context) error {
 	err = scan(ctx, kv, ">", func(e jetstream.KeyValueEntry) {
 		b, err := readBatch(e)
 		switch {
-		case strings.HasPrefix(e.Key(), "_"):
-			err = bs.sweepIntent(ctx, kv, e)
+		case resent.Named(e.Key()): // the server forgets it
+			return
 		case err == nil:
 			err = bs.sweepBatch(ctx, kv, b)
 			if !b.Announced {
@@ -53,14 +54,6 @@ func (bs *Batches) Sweep(ctx context.Context) error {
 		}
 	}
 	return errors.Join(append(errs, err)...)
-}
-
-// sweepIntent forgets who made a batch when nobody can try again any more.
-func (bs *Batches) sweepIntent(ctx context.Context, kv jetstream.KeyValue, e jetstream.KeyValueEntry) error {
-	if bs.cfg.Now().Sub(e.Created()) < idemTime || !strings.HasPrefix(e.Key(), "_same.") {
-		return nil
-	}
-	return purgeKey(ctx, kv, e.Key(), e.Revision())
 }
 
 func (bs *Batches) sweepBatch(ctx context.Context, kv jetstream.KeyValue, b Batch) error {

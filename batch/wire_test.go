@@ -30,7 +30,7 @@ func TestGoldens(t *testing.T) {
 	o := newOffsets()
 	o.add(1<<33, 7)
 	o.add(1<<33+8, MaxLine)
-	for name, b := range map[string][]byte{"batch.v1.json": encode(whole()), "intent.v1.json": encode(intent{V, "batch_1", "d"}), "offsets.v1.bin": o} {
+	for name, b := range map[string][]byte{"batch.v1.json": encode(whole()), "offsets.v1.bin": o} {
 		path := filepath.Join("testdata", name)
 		if _, err := os.Stat(path); os.IsNotExist(err) && os.Getenv("UPDATE_GOLDENS") != "" {
 			ok(t, os.MkdirAll("testdata", 0o755))

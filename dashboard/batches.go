@@ -11,6 +11,7 @@ import (
 
 	"lorry/access"
 	"lorry/batch"
+	"lorry/resent"
 )
 
 // batchRoutes are the pages of batches and files.
@@ -26,7 +27,7 @@ func (d *Dashboard) batchRoutes(mux *http.ServeMux) {
 }
 
 func (d *Dashboard) retry(ctx context.Context, tenant, id string) (batch.Batch, error) {
-	return d.cfg.Batches.Retry(ctx, tenant, id, batch.Repeat{})
+	return d.cfg.Batches.Retry(ctx, tenant, id, resent.Repeat{})
 }
 
 // batchView is one row of the list, and the head of a batch's page.

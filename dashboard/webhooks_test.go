@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"lorry/resent"
 	"lorry/webhook"
 )
 
@@ -15,9 +16,9 @@ func TestWebhookPage(t *testing.T) {
 	h.ok(webhook.NewSecrets(webhook.SecretsConfig{JS: h.q.JS()}).Setup(ctx))
 	contains(t, h.see("/dashboard/webhooks", http.StatusOK), "No endpoints yet", "Nothing was sent")
 	at := "https://example.com/<script>"
-	e, secret, err := h.d.desk.Endpoints.Create(ctx, "default", webhook.Wish{URL: &at, Events: []string{"batch.*"}})
+	e, secret, err := h.d.desk.Endpoints.Create(ctx, "default", webhook.Wish{URL: &at, Events: []string{"batch.*"}}, resent.Repeat{})
 	h.ok(err)
-	theirs, _, err := h.d.desk.Endpoints.Create(ctx, "acme", webhook.Wish{URL: &at, Events: []string{"batch.*"}})
+	theirs, _, err := h.d.desk.Endpoints.Create(ctx, "acme", webhook.Wish{URL: &at, Events: []string{"batch.*"}}, resent.Repeat{})
 	h.ok(err)
 	h.ok(h.d.desk.Endpoints.Fail(ctx, "default", e.ID, time.Now(), "status 500"))
 	h.ok(h.d.desk.Log.Keep(ctx, "default", webhook.Attempt{At: 1000, Event: "evt_1", Type: "batch.completed", Job: "batch_1", Delivery: "dlv_1", Endpoint: e.ID, Result: "failed", Status: 500, Attempt: 1, NextIn: 5}))
@@ -36,7 +37,7 @@ func TestWebhookSteps(t *testing.T) {
 	ctx := t.Context()
 	h.ok(webhook.NewSecrets(webhook.SecretsConfig{JS: h.q.JS()}).Setup(ctx))
 	at := "https://example.com/hook"
-	e, _, err := h.d.desk.Endpoints.Create(ctx, "default", webhook.Wish{URL: &at, Events: []string{"*"}})
+	e, _, err := h.d.desk.Endpoints.Create(ctx, "default", webhook.Wish{URL: &at, Events: []string{"*"}}, resent.Repeat{})
 	h.ok(err)
 	h.ok(h.d.desk.Log.Keep(ctx, "default", webhook.Attempt{Event: "evt_1", Type: webhook.TestType, Delivery: "dlv_1", Endpoint: e.ID, Result: "delivered", Attempt: 1}))
 	h.ok(h.d.desk.Log.Keep(ctx, "default", webhook.Attempt{Event: "evt_2", Type: "batch.failed", Job: "batch_2", Delivery: "dlv_2", Endpoint: e.ID, Result: "delivered", Attempt: 1}))

@@ -13,6 +13,7 @@ import (
 
 	"lorry/batch"
 	"lorry/queue"
+	"lorry/resent"
 )
 
 // batchRoutes are OpenAI's, and what Lorry can do beyond them.
@@ -142,12 +143,12 @@ func readExpiry(o *object) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// repeated says how a request that makes a batch is known when it is sent again: by its idempotency key, or, since the
+// repeated says how a request that makes a batch or an endpoint is known when it is sent again: by its idempotency key, or, since the
 // SDKs send none, by its body and their word that it is a retry.
-func repeated(r *http.Request, path string, body []byte) (batch.Repeat, error) {
+func repeated(r *http.Request, path string, body []byte) (resent.Repeat, error) {
 	idem, err := bodyOf(r, queue.Endpoint(path), body)
 	n, _ := strconv.Atoi(r.Header.Get("X-Stainless-Retry-Count"))
-	return batch.Repeat{Body: idem.Body, IdempotencyKey: idem.Key, Retried: n > 0}, err
+	return resent.Repeat{Body: idem.Body, IdempotencyKey: idem.Key, Retried: n > 0}, err
 }
 
 // noBatch is what a client is told of an error of batches.
@@ -165,7 +166,7 @@ func noBatch(err error, id string) error {
 		return conflict("file_deleted", "The batch's input file is gone, so its lines cannot be run again.")
 	case errors.Is(err, batch.ErrNothing):
 		return conflict("nothing_to_retry", "All lines of this batch succeeded: there is nothing to retry.")
-	case errors.Is(err, batch.ErrMismatch):
+	case errors.Is(err, resent.ErrMismatch):
 		return reusedKey()
 	case errors.Is(err, batch.ErrContended):
 		return unavailable(codeAway, "The batch is being changed by others. Try again in a moment.")

@@ -10,6 +10,7 @@ import (
 
 	"lorry/access"
 	"lorry/batch"
+	"lorry/resent"
 )
 
 // Here nobody reads batches' lines, so that all stay in validating; e2e runs them to their end.
@@ -256,7 +257,7 @@ func TestBatchErrors(t *testing.T) {
 		"none":      {batch.ErrNoBatch, 404},
 		"contended": {batch.ErrContended, 503},
 		"nothing":   {batch.ErrNothing, 409},
-		"mismatch":  {batch.ErrMismatch, 422},
+		"mismatch":  {resent.ErrMismatch, 422},
 		"file gone": {batch.ErrNotFound, 409},
 		"status":    {&batch.StatusError{Do: "cancel", Status: batch.Completed}, 409},
 		"invalid":   {&batch.InvalidError{Param: "deadline", Message: "m"}, 400},

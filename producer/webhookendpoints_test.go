@@ -15,6 +15,22 @@ const (
 	anEndpoint    = `{"url":"https://example.com/hook","name":"mine","event_types":["response.completed","batch.completed"]}`
 )
 
+// TestEndpointMadeOnce: both interfaces know a request that is sent again.
+func TestEndpointMadeOnce(t *testing.T) {
+	for path, body := range map[string]string{endpointsPath: anEndpoint, hooksPath: aHook} {
+		r := hooked(t)
+		made := r.post(path, body, "Idempotency-Key: k").body
+		if again := r.post(path, body, "Idempotency-Key: k"); string(again.body) != string(made) {
+			t.Errorf("%s under a key: %s, then %s", path, made, again.body)
+		}
+		r.post(path, strings.Replace(body, "hook", "hook2", 1), "Idempotency-Key: k").refused(t, 422, codeIdem)
+		first := r.post(path, body).body
+		if again := r.post(path, body, "X-Stainless-Retry-Count: 1"); string(again.body) != string(first) || string(first) == string(made) {
+			t.Errorf("%s tried again by an SDK: %s, then %s", path, first, again.body)
+		}
+	}
+}
+
 func TestLifeOfAnEndpoint(t *testing.T) {
 	r := hooked(t)
 	v := r.post(endpointsPath, anEndpoint).want(t, 200)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"lorry/resent"
 	"lorry/result"
 	"lorry/webhook"
 )
@@ -90,39 +91,56 @@ func (s *Server) desk() *webhook.Desk {
 		}}
 }
 
-// createHook makes an endpoint. Its secret is shown this once.
+// createHook makes an endpoint. Its secret is shown this once, and to who sends the same request again for want of the
+// answer.
 func (s *Server) createHook(d hookDialect) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		return s.onHook(w, r, func(ctx context.Context, tenant, _ string) (int, any, error) {
-			o, err := s.readHook(w, r)
+			wish, repeat, err := s.readNewHook(w, r, d)
 			if err != nil {
 				return 0, nil, err
 			}
-			for _, name := range d.required {
-				if !o.has(name) {
-					o.missing(name)
-				}
-			}
-			wish := s.readWish(o, d)
-			if err := o.done(); err != nil {
-				return 0, nil, err
-			}
-			e, secret, err := s.hooks.Create(ctx, tenant, wish)
+			e, secret, err := s.hooks.Create(ctx, tenant, wish, repeat)
 			return d.made, d.show(e, secret), err
 		})
 	}
 }
 
+func (s *Server) readNewHook(w http.ResponseWriter, r *http.Request, d hookDialect) (wish webhook.Wish, repeat resent.Repeat, err error) {
+	body, err := s.hookBody(w, r)
+	if err != nil {
+		return wish, repeat, err
+	}
+	if repeat, err = repeated(r, r.URL.Path, body); err != nil {
+		return wish, repeat, err
+	}
+	o, err := newObject(body)
+	if err != nil {
+		return wish, repeat, err
+	}
+	for _, name := range d.required {
+		if !o.has(name) {
+			o.missing(name)
+		}
+	}
+	wish = s.readWish(o, d)
+	return wish, repeat, o.done()
+}
+
 // readHook reads a body that may be missing.
 func (s *Server) readHook(w http.ResponseWriter, r *http.Request) (*object, error) {
-	if r.ContentLength == 0 {
-		return newObject([]byte("{}"))
-	}
-	body, err := readBody(w, r, s.cfg.MaxBody)
+	body, err := s.hookBody(w, r)
 	if err != nil {
 		return nil, err
 	}
 	return newObject(body)
+}
+
+func (s *Server) hookBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength == 0 {
+		return []byte("{}"), nil
+	}
+	return readBody(w, r, s.cfg.MaxBody)
 }
 
 const maxDescription = 512
@@ -165,6 +183,8 @@ func noHook(err error, id string) error {
 	case errors.Is(err, webhook.ErrManyEndpoints):
 		return &apiError{Status: http.StatusConflict, Type: typeInvalid, Code: codeConflict, Final: true,
 			Message: fmt.Sprintf("There are %d webhook endpoints already, which is the most. Delete one first.", webhook.MaxEndpoints)}
+	case errors.Is(err, resent.ErrMismatch):
+		return reusedKey()
 	case errors.Is(err, webhook.ErrIdle):
 		return &apiError{Status: http.StatusConflict, Type: typeInvalid, Code: codeConflict, Final: true,
 			Message: `The webhook endpoint is not enabled. Enable it first: PATCH {"status": "enabled"}.`}

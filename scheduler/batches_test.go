@@ -22,6 +22,7 @@ import (
 	"lorry/engine"
 	"lorry/queue"
 	"lorry/queue/queuetest"
+	"lorry/resent"
 	"lorry/result"
 	"lorry/result/resulttest"
 )
@@ -435,7 +436,7 @@ func TestOverIsOver(t *testing.T) {
 			t.Errorf("%s by another tenant: %v", name, err)
 		}
 	}
-	if _, err := p.batches.Retry(t.Context(), "acme", b.ID, batch.Repeat{}); !errors.Is(err, batch.ErrNothing) {
+	if _, err := p.batches.Retry(t.Context(), "acme", b.ID, resent.Repeat{}); !errors.Is(err, batch.ErrNothing) {
 		t.Errorf("retry: %v", err)
 	}
 }
@@ -584,7 +585,7 @@ func TestFileIsDeletedMeanwhile(t *testing.T) {
 	if _, err := p.files.Open(t.Context(), b.Input); !errors.Is(err, batch.ErrNotFound) {
 		t.Errorf("the bytes are still there: %v", err)
 	}
-	if _, err := p.batches.Retry(t.Context(), "acme", b.ID, batch.Repeat{}); !errors.Is(err, batch.ErrNothing) {
+	if _, err := p.batches.Retry(t.Context(), "acme", b.ID, resent.Repeat{}); !errors.Is(err, batch.ErrNothing) {
 		t.Errorf("retry: %v", err)
 	}
 }
@@ -595,7 +596,7 @@ func TestRetryOfWhatFailed(t *testing.T) {
 	p.work()
 	old := p.create(inputOf(5) + inputLine(6, "bad", "") + "\n" + inputLine(7, "bad", ""))
 	old = p.await(old.ID, batch.Completed)
-	b, err := p.batches.Retry(t.Context(), "acme", old.ID, batch.Repeat{})
+	b, err := p.batches.Retry(t.Context(), "acme", old.ID, resent.Repeat{})
 	ok(t, err)
 	b = p.await(b.ID, batch.Completed)
 	if b.RetryOf != old.ID || b.Counts != (batch.Counts{Total: 2, Failed: 2}) || b.OutputFile != "" {
@@ -605,7 +606,7 @@ func TestRetryOfWhatFailed(t *testing.T) {
 		t.Errorf("%v", bad)
 	}
 	ok(t, p.files.Delete(t.Context(), "acme", old.InputFile))
-	if _, err := p.batches.Retry(t.Context(), "acme", old.ID, batch.Repeat{}); !errors.Is(err, batch.ErrNotFound) {
+	if _, err := p.batches.Retry(t.Context(), "acme", old.ID, resent.Repeat{}); !errors.Is(err, batch.ErrNotFound) {
 		t.Errorf("without its input: %v", err)
 	}
 }

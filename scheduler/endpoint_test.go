@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"lorry/queue"
+	"lorry/resent"
 	"lorry/result"
 	"lorry/webhook"
 )
@@ -31,7 +32,7 @@ func (r *rig) endpoints() *webhook.Endpoints {
 // endpoint makes one of tenant acme.
 func (r *rig) endpoint(url string, events ...string) (webhook.Endpoint, string) {
 	r.t.Helper()
-	e, secret, err := r.endpoints().Create(r.t.Context(), "acme", webhook.Wish{URL: &url, Events: events})
+	e, secret, err := r.endpoints().Create(r.t.Context(), "acme", webhook.Wish{URL: &url, Events: events}, resent.Repeat{})
 	if err != nil {
 		r.t.Fatal(err)
 	}

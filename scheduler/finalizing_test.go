@@ -9,6 +9,7 @@ import (
 
 	"lorry/batch"
 	"lorry/blob"
+	"lorry/resent"
 )
 
 // gate is a store that keeps nothing more while it is shut: whoever writes a file waits at it.
@@ -91,27 +92,27 @@ func TestRetryAgain(t *testing.T) {
 	p.schedule()
 	p.work()
 	old := p.await(p.create(inputLine(1, "bad", "")).ID, batch.Completed)
-	retry := func(r batch.Repeat) batch.Batch {
+	retry := func(r resent.Repeat) batch.Batch {
 		t.Helper()
 		b, err := p.batches.Retry(t.Context(), "acme", old.ID, r)
 		ok(t, err)
 		return b
 	}
-	sdk, again := batch.Repeat{Body: "d"}, batch.Repeat{Body: "d", Retried: true}
+	sdk, retried := resent.Repeat{Body: "d"}, resent.Repeat{Body: "d", Retried: true}
 	first := retry(sdk)
-	if b := retry(again); b.ID != first.ID {
+	if b := retry(retried); b.ID != first.ID {
 		t.Error("the SDK's second try made another batch")
 	}
 	second := retry(sdk)
-	if second.ID == first.ID || retry(again).ID != second.ID {
+	if second.ID == first.ID || retry(retried).ID != second.ID {
 		t.Error("two retries that were meant are not two")
 	}
-	keyed := batch.Repeat{Body: "d", IdempotencyKey: "k"}
+	keyed := resent.Repeat{Body: "d", IdempotencyKey: "k"}
 	third := retry(keyed)
 	if third.ID == second.ID || retry(keyed).ID != third.ID {
 		t.Error("one key did not make one batch of its own")
 	}
-	if _, err := p.batches.Retry(t.Context(), "acme", old.ID, batch.Repeat{Body: "other", IdempotencyKey: "k"}); !errors.Is(err, batch.ErrMismatch) {
+	if _, err := p.batches.Retry(t.Context(), "acme", old.ID, resent.Repeat{Body: "other", IdempotencyKey: "k"}); !errors.Is(err, resent.ErrMismatch) {
 		t.Errorf("the key with another body: %v", err)
 	}
 	files, _, err := p.files.List(t.Context(), "acme", batch.FileFilter{Limit: 10, Purpose: batch.PurposeBatch})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"testing"
 
+	"lorry/resent"
 	"lorry/result/resulttest"
 )
 
@@ -30,7 +31,7 @@ func posted(t *testing.T) (*Desk, *[]Outgoing, map[string]bool) {
 
 func TestTestEvents(t *testing.T) {
 	d, out, _ := posted(t)
-	e, _, err := d.Endpoints.Create(t.Context(), "acme", wish("https://example.com", "*"))
+	e, _, err := d.Endpoints.Create(t.Context(), "acme", wish("https://example.com", "*"), resent.Repeat{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,7 @@ func TestTestEvents(t *testing.T) {
 func TestReplay(t *testing.T) {
 	d, out, records := posted(t)
 	ctx := t.Context()
-	e, _, err := d.Endpoints.Create(ctx, "acme", wish("https://example.com", "*"))
+	e, _, err := d.Endpoints.Create(ctx, "acme", wish("https://example.com", "*"), resent.Repeat{})
 	if err != nil {
 		t.Fatal(err)
 	}

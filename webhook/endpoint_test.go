@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lorry/queue/queuetest"
+	"lorry/resent"
 )
 
 func TestCheckEvent(t *testing.T) {
@@ -98,7 +99,7 @@ func wish(url string, events ...string) Wish { return Wish{URL: &url, Events: ev
 func TestLifeOfAnEndpoint(t *testing.T) {
 	sealer, _ := NewSealer(bytes.Repeat([]byte{7}, 32))
 	s, ctx := endpoints(t, sealer), t.Context()
-	e, secret, err := s.Create(ctx, "acme", wish("https://example.com/hook", "batch.*", "batch.*"))
+	e, secret, err := s.Create(ctx, "acme", wish("https://example.com/hook", "batch.*", "batch.*"), resent.Repeat{})
 	if err != nil || CheckSecret(secret) != nil || !slices.Equal(e.Events, []string{"batch.*"}) || e.Status != Enabled {
 		t.Fatalf("%+v, %v", e, err)
 	}
@@ -130,6 +131,36 @@ func TestLifeOfAnEndpoint(t *testing.T) {
 	}
 }
 
+// TestCreateAgain: a request whose answer was lost finds the endpoint that it made, also one that died before making it.
+func TestCreateAgain(t *testing.T) {
+	s, ctx := endpoints(t, nil), t.Context()
+	w, key := wish("https://example.com", "*"), resent.Repeat{Body: "d", IdempotencyKey: "k"}
+	first, secret, err := s.Create(ctx, "acme", w, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, again, err := s.Create(ctx, "acme", w, key); err != nil || e.ID != first.ID || again != secret {
+		t.Errorf("the same request: %s, %v", e.ID, err)
+	}
+	if _, _, err := s.Create(ctx, "acme", w, resent.Repeat{Body: "another", IdempotencyKey: "k"}); !errors.Is(err, resent.ErrMismatch) {
+		t.Errorf("another body: %v", err)
+	}
+	if e, _, err := s.Create(ctx, "other", w, key); err != nil || e.ID == first.ID {
+		t.Errorf("another tenant's: %s, %v", e.ID, err)
+	}
+	named := resent.Names{JS: s.cfg.JS, Bucket: Bucket}
+	id, err := named.Name(ctx, "acme", newID(endpointPrefix), resent.Repeat{Body: "d2", Retried: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, _, err := s.Create(ctx, "acme", w, resent.Repeat{Body: "d2", Retried: true}); err != nil || e.ID != id {
+		t.Errorf("one that was named, not made: %s, %v", e.ID, err)
+	}
+	if all, err := s.List(ctx, "acme"); err != nil || len(all) != 2 {
+		t.Errorf("%d endpoints, %v", len(all), err)
+	}
+}
+
 func TestWhatNoEndpointCanBe(t *testing.T) {
 	s, ctx := endpoints(t, nil), t.Context()
 	for name, c := range map[string]struct {
@@ -139,7 +170,7 @@ func TestWhatNoEndpointCanBe(t *testing.T) {
 		"inside":   {wish("http://127.0.0.1/", "*"), ErrURL},
 		"no event": {wish("https://example.com", "batch.done"), ErrEvent},
 	} {
-		if _, _, err := s.Create(ctx, "acme", c.wish); !errors.Is(err, c.want) {
+		if _, _, err := s.Create(ctx, "acme", c.wish, resent.Repeat{}); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -149,11 +180,11 @@ func TestWhatNoEndpointCanBe(t *testing.T) {
 		}
 	}
 	for range MaxEndpoints {
-		if _, _, err := s.Create(ctx, "acme", wish("https://example.com", "*")); err != nil {
+		if _, _, err := s.Create(ctx, "acme", wish("https://example.com", "*"), resent.Repeat{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := s.Create(ctx, "acme", wish("https://example.com", "*")); !errors.Is(err, ErrManyEndpoints) {
+	if _, _, err := s.Create(ctx, "acme", wish("https://example.com", "*"), resent.Repeat{}); !errors.Is(err, ErrManyEndpoints) {
 		t.Errorf("one too many: %v", err)
 	}
 }
@@ -163,7 +194,7 @@ func TestBookIsFresh(t *testing.T) {
 	s, ctx := endpoints(t, nil), t.Context()
 	b := NewBook(s)
 	for range 20 {
-		e, _, err := s.Create(ctx, "acme", wish("https://example.com", "batch.*"))
+		e, _, err := s.Create(ctx, "acme", wish("https://example.com", "batch.*"), resent.Repeat{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +213,7 @@ func TestBookIsFresh(t *testing.T) {
 
 func TestHealthOfAnEndpoint(t *testing.T) {
 	s, ctx := endpoints(t, nil), t.Context()
-	e, _, err := s.Create(ctx, "acme", wish("https://example.com", "*"))
+	e, _, err := s.Create(ctx, "acme", wish("https://example.com", "*"), resent.Repeat{})
 	if err != nil {
 		t.Fatal(err)
 	}

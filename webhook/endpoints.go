@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/oklog/ulid/v2"
 	"github.com/rs/zerolog"
+
+	"lorry/resent"
 )
 
 // EndpointsConfig says where endpoints are. JS is required; Secrets.Setup makes the bucket.
@@ -78,12 +80,13 @@ func (e *Endpoint) apply(w Wish) {
 	}
 }
 
-// Create makes an endpoint and its secret, which nobody can read again.
-func (s *Endpoints) Create(ctx context.Context, tenant string, w Wish) (e Endpoint, secret string, err error) {
+// Create makes an endpoint and its secret, which nobody can read again. A request that is sent again (repeat) gets the
+// endpoint that it has made, and its secret as it is now: the first answer may have been lost.
+func (s *Endpoints) Create(ctx context.Context, tenant string, w Wish, repeat resent.Repeat) (e Endpoint, secret string, err error) {
 	if err := s.check(w); err != nil {
 		return e, "", err
 	}
-	kv, err := bucket(ctx, s.cfg.JS)
+	id, err := resent.Names{JS: s.cfg.JS, Bucket: Bucket}.Name(ctx, tenant, newID(endpointPrefix), repeat)
 	if err != nil {
 		return e, "", err
 	}
@@ -91,15 +94,41 @@ func (s *Endpoints) Create(ctx context.Context, tenant string, w Wish) (e Endpoi
 	if err != nil {
 		return e, "", err
 	}
+	if i := slices.IndexFunc(all, func(e Endpoint) bool { return e.ID == id }); i >= 0 {
+		return s.shown(all[i])
+	}
 	if len(all) >= MaxEndpoints {
 		return e, "", fmt.Errorf("webhook: %w", ErrManyEndpoints)
 	}
+	return s.make(ctx, tenant, id, w)
+}
+
+// shown is an endpoint with its secret.
+func (s *Endpoints) shown(e Endpoint) (Endpoint, string, error) {
+	secrets, err := s.Signing(&e)
+	if err != nil {
+		return e, "", err
+	}
+	return e, secrets[0], nil
+}
+
+// make writes a new endpoint down. One of the same ID that was quicker is this one: they were meant to be the same.
+func (s *Endpoints) make(ctx context.Context, tenant, id string, w Wish) (e Endpoint, secret string, err error) {
+	kv, err := bucket(ctx, s.cfg.JS)
+	if err != nil {
+		return e, "", err
+	}
 	now := s.cfg.Now()
-	e = Endpoint{V: V, ID: newID(endpointPrefix), Tenant: tenant, Status: Enabled, Created: now.UnixMilli(), Updated: now.UnixMilli()}
+	e = Endpoint{V: V, ID: id, Tenant: tenant, Status: Enabled, Created: now.UnixMilli(), Updated: now.UnixMilli()}
 	e.apply(w)
 	secret = NewSecret()
 	e.Secrets = e.Secrets.rotated(s.cfg.Sealer.Seal(e.context(), secret), now, 0)
-	if _, err := kv.Create(ctx, e.key(), encode(e)); err != nil {
+	if _, err := kv.Create(ctx, e.key(), encode(e)); errors.Is(err, jetstream.ErrKeyExists) {
+		if e, err = s.Get(ctx, tenant, id); err != nil {
+			return e, "", err
+		}
+		return s.shown(e)
+	} else if err != nil {
 		return e, "", fmt.Errorf("webhook: write endpoint: %w", err)
 	}
 	s.cfg.Log.Info().Str("endpoint", e.ID).Str("tenant", tenant).Str("target", target(e.URL)).Strs("events", e.Events).Msg("webhook endpoint made")

@@ -47,7 +47,8 @@ func NewSecrets(c SecretsConfig) *Secrets {
 
 // Setup makes the bucket, which is the endpoints' too. It is an admin step; doing it again changes nothing.
 func (s *Secrets) Setup(ctx context.Context) error {
-	c := jetstream.KeyValueConfig{Bucket: Bucket, Description: "webhooks' secrets and endpoints", Storage: jetstream.FileStorage, Replicas: s.cfg.Replicas}
+	c := jetstream.KeyValueConfig{Bucket: Bucket, Description: "webhooks' secrets and endpoints", Storage: jetstream.FileStorage, Replicas: s.cfg.Replicas,
+		LimitMarkerTTL: time.Hour} // keys that requests are known by are forgotten
 	if _, err := s.cfg.JS.CreateOrUpdateKeyValue(ctx, c); err != nil {
 		return fmt.Errorf("webhook: set up bucket %s: %w", Bucket, err)
 	}

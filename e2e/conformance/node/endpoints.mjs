@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import OpenAI from 'openai';
 import { Webhook } from 'standardwebhooks';
 import { LONG, create, line } from './batches.mjs';
-import { all, newClient, raises, receiving, test } from './harness.mjs';
+import { all, lossy, newClient, newKey, raises, receiving, serving, test } from './harness.mjs';
 
 const ADDRESS = 'https://example.com/hook';
 
@@ -24,6 +24,16 @@ test('endpoint_life', async () => {
   const gone = await client.webhooks.delete(made.id);
   assert.deepEqual([gone.id, gone.object, gone.deleted], [made.id, 'webhook_endpoint.deleted', true]);
   await raises(OpenAI.NotFoundError, { status: 404, code: 'not_found' }, () => client.webhooks.retrieve(made.id));
+});
+
+test('endpoint_made_once_though_its_answer_was_lost', async () => {
+  const apiKey = await newKey();
+  const client = await newClient({ apiKey });
+  await serving(lossy(), async (url) => {
+    const made = await endpoint(await newClient({ apiKey, baseURL: url + '/v1', maxRetries: 2 }));
+    assert.deepEqual((await all(client.webhooks.list())).map((e) => e.id), [made.id]);
+    assert.match(made.signing_secret, /^whsec_/);
+  });
 });
 
 test('endpoint_list_amid_inserts', async () => {

@@ -4,8 +4,9 @@ import openai
 import standardwebhooks
 
 from batches import CHAT, LONG, create, line, over
-from harness import case, equal, new_client, raises, root, serving
+from harness import case, equal, new_client, new_key, raises, root, serving
 from hooks import receiver
+from mistakes import Lossy
 
 URL = "https://example.com/hook"
 
@@ -34,6 +35,22 @@ def endpoint_life():
     for call in (client.webhooks.retrieve, client.webhooks.update, client.webhooks.delete, client.webhooks.rotate_secret):
         with raises(openai.NotFoundError, 404, "not_found"):
             call(made.id)
+
+
+@case
+def endpoint_made_once_though_its_answer_was_lost():
+    """The SDK asks again by itself, and gets the endpoint that the first request made, with its secret; so does a key."""
+    key = new_key()
+    Lossy.lost.discard("/v1/webhook_endpoints")
+    with serving(Lossy) as url:
+        made = endpoint(new_client(key, url=url, max_retries=2))
+    client = new_client(key)
+    equal([e.id for e in client.webhooks.list()], [made.id])
+    assert made.signing_secret.startswith(client.webhooks.retrieve(made.id).signing_secret_hint[:-1])
+    keyed = {"url": URL, "name": "k", "event_types": ["batch.failed"], "extra_headers": {"Idempotency-Key": "k"}}
+    equal(client.webhooks.create(**keyed), client.webhooks.create(**keyed))
+    with raises(openai.UnprocessableEntityError, 422, "idempotency_key_reused"):
+        client.webhooks.create(**{**keyed, "name": "other"})
 
 
 @case
