@@ -6,19 +6,17 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"lorry/blob"
 	"lorry/engine"
 	"lorry/engine/gguf"
 )
 
-// Errors of AddAdapter, for errors.Is.
+// Errors of AddAdapter and AddModel, for errors.Is.
 var (
 	// ErrAdapter is a file that is no LoRA adapter for its base.
 	ErrAdapter = errors.New("no adapter for this base")
-	// ErrTaken is a name that stands for a base.
-	ErrTaken = errors.New("the name is a base's")
+	// ErrTaken is a name that stands for something else.
+	ErrTaken = errors.New("the name is taken")
 	// ErrBase is a base that takes no adapters: it is one itself, or its engine keeps its own.
 	ErrBase = errors.New("no base for adapters")
 )
@@ -49,27 +47,12 @@ func (r *Registry) AddAdapter(ctx context.Context, store blob.Store, a Adapter, 
 	if err != nil {
 		return Model{}, err
 	}
-	kv, err := r.bucket(ctx)
-	if err != nil {
-		return Model{}, err
-	}
-	var claimed mark
-	ref, err := store.Put(ctx, file, MaxAdapter, func(ref blob.Ref) (err error) {
-		claimed, err = claim(ctx, kv, ref.Digest)
-		return err
-	})
+	f, err := r.keep(ctx, store, upload{file, MaxAdapter, func(ref blob.Ref) error { return a.check(ctx, store, ref, base) }, ErrAdapter})
 	if err != nil {
 		return Model{}, fmt.Errorf("registry: adapter %s: %w", a.Name, err)
 	}
-	if err = a.check(ctx, store, ref, base); err == nil {
-		err = stillThere(ctx, kv, store, ref.Digest)
-	}
-	if err != nil {
-		r.forget(ctx, kv, store, ref.Digest, claimed)
-		return Model{}, fmt.Errorf("registry: adapter %s: %w", a.Name, err)
-	}
-	m := Model{Name: a.Name, Base: base.Base, Adapter: ref.Digest, Template: base.Template, Settings: base.Settings, Context: base.Context,
-		Runtime: base.Runtime, OwnedBy: a.OwnedBy}
+	m := Model{Name: a.Name, Base: base.Base, Adapter: f.Digest, Template: base.Template, Settings: base.Settings, Context: base.Context,
+		Runtime: base.Runtime, OwnedBy: a.OwnedBy, Size: f.Size}
 	return m, r.Put(ctx, m)
 }
 
@@ -106,15 +89,7 @@ func (a Adapter) check(ctx context.Context, store blob.Store, ref blob.Ref, base
 
 // checkAdapter reads the head of what was kept.
 func checkAdapter(ctx context.Context, store blob.Store, ref blob.Ref, base Model) error {
-	f, err := store.Open(ctx, ref.Digest)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	head, err := gguf.Read(f, ref.Size)
-	if errors.Is(err, gguf.ErrInvalid) {
-		return fmt.Errorf("%w: %w", ErrAdapter, err)
-	}
+	head, err := readHead(ctx, store, ref)
 	if err != nil {
 		return err
 	}
@@ -125,29 +100,5 @@ func checkAdapter(ctx context.Context, store blob.Store, ref blob.Ref, base Mode
 	if err != nil {
 		return nil // it is on another host
 	}
-	if err := gguf.CheckAdapter(head, under); err != nil {
-		return fmt.Errorf("%w: %w", ErrAdapter, err)
-	}
-	return nil
-}
-
-// stillThere claims the bytes once more, for their name: another push of the same file may have been refused meanwhile, and
-// taken them away. From here on that can't happen.
-func stillThere(ctx context.Context, kv jetstream.KeyValue, store blob.Store, digest string) error {
-	if _, err := claim(ctx, kv, digest); err != nil {
-		return err
-	}
-	_, err := store.Stat(ctx, digest)
-	if errors.Is(err, blob.ErrNotFound) {
-		return ErrGoing
-	}
-	return err
-}
-
-// forget deletes the bytes of an adapter that was refused, unless a name stands for them, or they were pushed again
-// meanwhile. Once is enough: what stays is Sweep's.
-func (r *Registry) forget(ctx context.Context, kv jetstream.KeyValue, store blob.Store, digest string, m mark) {
-	if _, err := r.remove(context.WithoutCancel(ctx), kv, store, digest, m); err != nil {
-		r.cfg.Log.Warn().Err(err).Str("adapter", digest).Msg("a refused adapter was not deleted")
-	}
+	return gguf.CheckAdapter(head, under)
 }

@@ -49,6 +49,13 @@ type Model struct {
 	Created int64 `json:"created"`
 	// OwnedBy is OpenAI's owned_by; empty shows as "lorry".
 	OwnedBy string `json:"owned_by,omitempty"`
+	// Stored says that the weights were pushed: they lie in the fleet's store under Base, and any worker may fetch them.
+	Stored bool `json:"stored,omitempty"`
+	// Size is how many bytes the pushed file takes, Format the number format of most of it, as "q4_0".
+	Size   int64  `json:"size,omitempty"`
+	Format string `json:"format,omitempty"`
+	// Source is the digest of the file that was pushed, where Base was quantized from it.
+	Source string `json:"source,omitempty"`
 }
 
 // Engine is what a request for the model runs on.
@@ -68,7 +75,7 @@ func (m Model) check() error {
 	if r, err := ParseName(m.Name); err != nil || r.Alias != "" {
 		return fmt.Errorf("registry: model %.140q: %w", m.Name, ErrName)
 	}
-	for field, d := range map[string]string{"base": m.Base, "adapter": m.Adapter, "template": m.Template, "settings": m.Settings} {
+	for field, d := range map[string]string{"base": m.Base, "adapter": m.Adapter, "template": m.Template, "settings": m.Settings, "source": m.Source} {
 		if (d != "" || field == "base") && !digest.MatchString(d) {
 			return fmt.Errorf("registry: model %s: %s %.70q: %w", m.Name, field, d, ErrDigest)
 		}

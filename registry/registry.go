@@ -64,27 +64,50 @@ func (r *Registry) Setup(ctx context.Context) error {
 // Ready is closed once Run has read the bucket: from then on Resolve and List answer.
 func (r *Registry) Ready() <-chan struct{} { return r.ready }
 
-// Put registers a model, or changes what its name stands for. A record that says the same already is left alone. When
-// Put returns, Resolve here knows the model; elsewhere after the watch's delay.
+// Put registers a model, or changes what its name stands for. What a push told of the same base stays. A record that
+// says the same already is left alone. When Put returns, Resolve here knows the model; elsewhere after the watch's delay.
 func (r *Registry) Put(ctx context.Context, m Model) error {
-	if err := m.check(); err != nil {
-		return err
-	}
+	return r.update(ctx, m.Name, func(old Model) (Model, error) {
+		if old.Stored && old.Base == m.Base && old.Adapter == m.Adapter {
+			m.Stored, m.Size, m.Format, m.Source, m.OwnedBy = true, old.Size, old.Format, old.Source, old.OwnedBy
+		}
+		return m, nil
+	})
+}
+
+// update has change make the next record of the name s of its last one, which is the zero Model where there is none. It may be
+// called more than once.
+func (r *Registry) update(ctx context.Context, s string, change func(old Model) (Model, error)) error {
 	kv, err := r.bucket(ctx)
 	if err != nil {
 		return err
 	}
-	m.V = V
 	for {
-		old, err := get(ctx, kv, m.Name)
+		old, err := get(ctx, kv, s)
 		if err != nil {
 			return err
 		}
+		m, err := change(old.there())
+		if err == nil {
+			err = m.check()
+		}
+		if err != nil {
+			return err
+		}
+		m.V = V
 		err = r.write(ctx, kv, old, m)
 		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) && !errors.Is(err, jetstream.ErrKeyExists) {
 			return err
 		} // else someone else wrote it: look again
 	}
+}
+
+// there is the record of a name that stands for something.
+func (e entry) there() Model {
+	if e.gone {
+		return Model{}
+	}
+	return e.Model
 }
 
 // write replaces old, which is the zero entry where there is none.

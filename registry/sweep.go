@@ -14,17 +14,17 @@ import (
 	"lorry/watch"
 )
 
-// KeptFor is how long an adapter's file stays after a sweep found that no name stands for it any more. Whoever resolved a
+// KeptFor is how long a pushed file stays after a sweep found that no name stands for it any more. Whoever resolved a
 // name from a view that lags behind has published its job long before.
 const KeptFor = 24 * time.Hour
 
 // markerTTL is how long the mark of a purged record stands.
 const markerTTL = time.Hour
 
-// ErrGoing is an adapter's file that is being removed at this moment: the same push does a moment later.
+// ErrGoing is a pushed file that is being removed at this moment: the same push does a moment later.
 var ErrGoing = errors.New("the same file, pushed long ago, is being removed: push it again in a moment")
 
-// mark is a record about an adapter's file that no model's record may hold. Who wants to remove the file, and who pushes
+// mark is a record about a pushed file that no model's record may hold. Who wants to remove the file, and who pushes
 // it, both write the mark first, by compare-and-set: so one of them sees the other.
 type mark struct {
 	V int `json:"v"`
@@ -38,7 +38,7 @@ type mark struct {
 
 const markPrefix = "file."
 
-// Sweep removes from store the adapters' files that nothing needs, and says how many these were: no name stands for them
+// Sweep removes from store the files of models and adapters that nothing needs, and says how many these were: no name stands for them
 // for a day or longer, and needed, which is asked at most once, does not hold them for jobs that were accepted. It may
 // run in several processes at once.
 func (r *Registry) Sweep(ctx context.Context, store blob.Store, needed func(context.Context) (map[string]bool, error)) (removed int, err error) {
@@ -106,7 +106,7 @@ func (r *Registry) marks(ctx context.Context, kv jetstream.KeyValue, store blob.
 	return marks, nil
 }
 
-// records is the bucket as it is now: the adapters that have names, and the marks.
+// records is the bucket as it is now: the files in the store that have names, and the marks.
 func records(ctx context.Context, kv jetstream.KeyValue) (named map[string]bool, marks map[string]mark, err error) {
 	named, marks = map[string]bool{}, map[string]mark{}
 	err = watch.Each(ctx, kv, ">", func(e jetstream.KeyValueEntry) {
@@ -114,7 +114,11 @@ func records(ctx context.Context, kv jetstream.KeyValue) (named map[string]bool,
 			marks[digest] = decodeMark(e)
 			return
 		}
-		named[decode(e).Adapter] = true
+		if m := decode(e).there(); m.Adapter != "" {
+			named[m.Adapter] = true
+		} else if m.Stored {
+			named[m.Base] = true
+		}
 	}, jetstream.IgnoreDeletes())
 	if err != nil {
 		return nil, nil, fmt.Errorf("registry: sweep: %w", err)
@@ -142,7 +146,7 @@ func (r *Registry) remove(ctx context.Context, kv jetstream.KeyValue, store blob
 		if err := store.Delete(ctx, digest); err != nil {
 			return false, fmt.Errorf("registry: sweep: %w", err)
 		}
-		r.cfg.Log.Info().Str("adapter", digest).Msg("adapter removed: nothing names it, no job needs it")
+		r.cfg.Log.Info().Str("file", digest).Msg("pushed file removed: nothing names it, no job needs it")
 	}
 	return gone, purge(ctx, kv, digest, m.revision)
 }
@@ -155,7 +159,7 @@ func claim(ctx context.Context, kv jetstream.KeyValue, digest string) (m mark, e
 		case errors.Is(err, jetstream.ErrKeyNotFound):
 			m = mark{}
 		case err != nil:
-			return m, fmt.Errorf("registry: adapter %s: %w", digest, err)
+			return m, fmt.Errorf("registry: file %s: %w", digest, err)
 		default:
 			m = decodeMark(e)
 		}
@@ -181,7 +185,7 @@ func setMark(ctx context.Context, kv jetstream.KeyValue, digest string, m mark) 
 		revision, err = kv.Update(ctx, markPrefix+digest, b, m.revision)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("registry: mark adapter %s: %w", digest, err)
+		return 0, fmt.Errorf("registry: mark file %s: %w", digest, err)
 	}
 	return revision, nil
 }

@@ -267,3 +267,26 @@ func TestMarksAreNoModels(t *testing.T) {
 		t.Errorf("%+v", ms)
 	}
 }
+
+// TestSweepKeepsModels: a base that was pushed stays as long as its name; one that a worker has is none of the store's.
+func TestSweepKeepsModels(t *testing.T) {
+	y := newYard(t)
+	m, err := y.AddModel(t.Context(), y.store, Base{Name: "my"}, bytes.NewReader(smallModel(t, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if n := y.sweep(); n != 0 || stored(t, y.store) != 1 {
+			t.Errorf("%d files are removed, %d kept", n, stored(t, y.store))
+		}
+		y.ahead += KeptFor
+	}
+	if err := y.Put(t.Context(), Model{Name: "my", Base: other, Runtime: "llama", File: "mine.gguf"}); err != nil {
+		t.Fatal(err)
+	}
+	y.sweep()
+	y.ahead += KeptFor
+	if n := y.sweep(); n != 1 {
+		t.Errorf("%s, which nothing names now, is still there", m.Base)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"strings"
 )
 
 // Limits on a head. They are far above what any model has.
@@ -164,6 +165,20 @@ func (f *File) Text(key string) string {
 func (f *File) Number(key string) (n int64, ok bool) {
 	s, _ := f.Setting(key)
 	return s.number()
+}
+
+// Format is the number format that most of the file's bytes are in, as "q4_k"; empty of a file without tensors.
+func (f *File) Format() string {
+	bytes, most := map[Type]int64{}, Type(0)
+	for _, t := range f.Tensors {
+		if bytes[t.Type] += t.Bytes(); bytes[t.Type] > bytes[most] {
+			most = t.Type
+		}
+	}
+	if len(f.Tensors) == 0 {
+		return ""
+	}
+	return strings.ToLower(most.String())
 }
 
 // Architecture is the family of the model, or of an adapter's base, as "llama".

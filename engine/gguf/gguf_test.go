@@ -75,6 +75,9 @@ func TestRoundTrip(t *testing.T) {
 	if err := CheckModel(f); err != nil {
 		t.Error(err)
 	}
+	if got := f.Format(); got != "f16" || new(File).Format() != "" {
+		t.Errorf("most of it is %q", got)
+	}
 }
 
 // TestLongArray: of a vocabulary only the length is kept.

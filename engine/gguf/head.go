@@ -96,10 +96,22 @@ func (h *head) read(f *File) error {
 	return nil
 }
 
+// Magic is how many bytes tell a GGUF file from others.
+const Magic = 4
+
+// Begins refuses a file that begins with b, where that is no GGUF file's first bytes.
+func Begins(b []byte) error {
+	if string(b) != "GGUF" {
+		return refuse("it is no GGUF file: it begins with %q", b)
+	}
+	return nil
+}
+
 func (h *head) counts(f *File) (tensors, settings uint64, err error) {
-	magic := make([]byte, 4)
-	if _, err := io.ReadFull(h.in, magic); err != nil || string(magic) != "GGUF" {
-		return 0, 0, refuse("it is no GGUF file: it begins with %q", magic)
+	magic := make([]byte, Magic)
+	n, _ := io.ReadFull(h.in, magic)
+	if err := Begins(magic[:n]); err != nil {
+		return 0, 0, err
 	}
 	if err := h.take(4); err != nil {
 		return 0, 0, err
