@@ -37,7 +37,9 @@ func TestAdapters(t *testing.T) {
 	}{
 		"no admin":       {"name=a&base=llama", good, "Authorization: Bearer " + r.key("acme"), 403, "insufficient_permissions"},
 		"no name":        {"base=llama", good, auth, 400, "missing_required_parameter"},
-		"no base":        {"name=a", good, auth, 400, "missing_required_parameter"},
+		"no base":        {"name=a&base=", good, auth, 400, "missing_required_parameter"},
+		"not a model":    {"name=a", good, auth, 400, "invalid_model"},
+		"quantized":      {"name=a&base=llama&quantize=q4_0", good, auth, 400, "invalid_value"},
 		"a typo":         {"name=a&bass=llama", good, auth, 400, "unknown_parameter"},
 		"a bad name":     {"name=a+b&base=llama", good, auth, 400, "invalid_value"},
 		"unknown base":   {"name=a&base=gpt", good, auth, 404, "model_not_found"},

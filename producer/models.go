@@ -8,17 +8,31 @@ import (
 	"lorry/registry"
 )
 
-// model is OpenAI's, and how long its context is.
+// model is OpenAI's, how long its context is, and what it is made of.
 type model struct {
-	ID      string `json:"id"`
-	Object  string `json:"object"` // "model"
-	Created int64  `json:"created"`
-	OwnedBy string `json:"owned_by"`
-	Context int    `json:"context_length,omitempty"`
+	ID      string  `json:"id"`
+	Object  string  `json:"object"` // "model"
+	Created int64   `json:"created"`
+	OwnedBy string  `json:"owned_by"`
+	Context int     `json:"context_length,omitempty"`
+	Lorry   weights `json:"lorry"`
+}
+
+// weights say which files a model is.
+type weights struct {
+	Runtime string `json:"runtime,omitempty"`
+	Base    string `json:"base"`
+	Adapter string `json:"adapter,omitempty"`
+	// Pushed says that any worker can fetch them; Size and Format are of a pushed file, Source what it was quantized from.
+	Pushed bool   `json:"pushed"`
+	Size   int64  `json:"size,omitempty"`
+	Format string `json:"format,omitempty"`
+	Source string `json:"source,omitempty"`
 }
 
 func modelObject(m registry.Model) model {
-	return model{m.Name, "model", m.Created, cmp.Or(m.OwnedBy, "lorry"), m.Context}
+	return model{m.Name, "model", m.Created, cmp.Or(m.OwnedBy, "lorry"), m.Context,
+		weights{m.Runtime, m.Base, m.Adapter, m.Stored || m.Adapter != "", m.Size, m.Format, m.Source}}
 }
 
 func (s *Server) listModels(w http.ResponseWriter, r *http.Request) error {

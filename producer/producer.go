@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -44,16 +45,22 @@ type Config struct {
 	Files *batch.Files
 	// Batches are what POST /v1/batches makes of them. Nil: the server has no batches.
 	Batches *batch.Batches
-	// Weights are the adapters that POST /lorry/v1/models keeps. Nil: the server takes none.
+	// Weights are the models and adapters that POST /lorry/v1/models keeps. Nil: the server takes none.
 	Weights blob.Store
-	// TryAdapter is registry.Adapter's Try for these; nil where no engine is at hand.
+	// TryAdapter is registry.Adapter's Try for these, TryModel registry.Base's; nil where no engine is at hand.
 	TryAdapter func(ctx context.Context, base registry.Model, digest string) error
+	TryModel   func(ctx context.Context, digest string) error
+	// QuantizeModel is registry.Base's Quantize, for a format; again takes a file that is quantized already. An
+	// *engine.Error of class Invalid is what the client asked for wrongly. Nil where no engine is at hand.
+	QuantizeModel func(ctx context.Context, digest, to string, again bool) (io.ReadCloser, error)
 	// Sealer seals webhooks' own secrets. Nil keeps them as they are.
 	Sealer *webhook.Sealer
 	Log    zerolog.Logger
 
 	// MaxBody bounds a request's body in bytes (uploads have bounds of their own); past it clients get 413. 0: 1 MiB, what a message of NATS may carry.
 	MaxBody int64
+	// MaxModel bounds the file of a pushed model, in bytes; past it clients get 413. 0: registry.MaxModel.
+	MaxModel int64
 	// MaxN bounds the answers of one request. 0: 8.
 	MaxN int
 	// TenantWaiting bounds the requests of one tenant that wait here at the same moment; past it they get 429. 0: 512.

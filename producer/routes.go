@@ -50,7 +50,7 @@ func (s *Server) routes() http.Handler {
 	s.hookRoutes(mux)
 	s.responseRoutes(mux)
 	if s.cfg.Weights != nil {
-		mux.Handle("POST /lorry/v1/models", s.answer(s.createAdapter))
+		mux.Handle("POST /lorry/v1/models", s.answer(s.createModel))
 	}
 	if s.cfg.Files != nil {
 		s.fileRoutes(mux)

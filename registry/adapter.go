@@ -53,7 +53,10 @@ func (r *Registry) AddAdapter(ctx context.Context, store blob.Store, a Adapter, 
 	}
 	m := Model{Name: a.Name, Base: base.Base, Adapter: f.Digest, Template: base.Template, Settings: base.Settings, Context: base.Context,
 		Runtime: base.Runtime, OwnedBy: a.OwnedBy, Size: f.Size}
-	return m, r.Put(ctx, m)
+	if err := r.Put(ctx, m); err != nil {
+		return Model{}, err
+	}
+	return r.Resolve(a.Name)
 }
 
 // adapterBase is what an adapter is to stand on. It is asked before the file is read.

@@ -88,7 +88,10 @@ func (r *Registry) named(ctx context.Context, m Model) (Model, error) {
 		}
 		return m, nil
 	})
-	return m, err
+	if err != nil {
+		return m, err
+	}
+	return r.Resolve(m.Name)
 }
 
 // upload keeps a file that is good, and notes in m what it is.
