@@ -77,6 +77,7 @@ type Config struct {
 	Blobs string `yaml:"blobs" env:"BLOBS" for:"up producer scheduler worker dashboard" doc:"where the bytes of files and adapters are: folder (blobs/ and weights/ of the data folder), jetstream (object stores of NATS), or s3://BUCKET/PREFIX?endpoint=URL&region=NAME (credentials: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); empty: as the lorry of the data folder has it, else folder, or jetstream when --nats names servers"`
 
 	MaxBody       Size          `yaml:"max_body" env:"MAX_BODY" for:"up producer" doc:"longest request body; past it clients get 413"`
+	MaxModel      Size          `yaml:"max_model" env:"MAX_MODEL" for:"up producer" doc:"longest file of a model that is pushed (lorry model push); past it clients get 413; 0: 128GiB"`
 	TenantWaiting int           `yaml:"tenant_waiting" env:"TENANT_WAITING" for:"up producer" doc:"requests of one tenant that may wait for their answers; past them clients get 429; 0: the producer's default"`
 	RefuseLate    bool          `yaml:"batch_refuse_late" env:"BATCH_REFUSE_LATE" for:"up scheduler" doc:"fail batches at once whose forecast, at the speed measured lately, is past their completion window (code completion_window_too_short); without it they run, and expire"`
 	CacheBytes    Size          `yaml:"cache_bytes" env:"CACHE_BYTES" for:"up producer worker scheduler dashboard" doc:"answers kept for repeats, a tenant; 0: the store's default"`

@@ -1,24 +1,37 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
-	"os"
+	"strconv"
 
 	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8/decor"
 )
 
 // Model is a model that can be asked for.
 type Model struct {
-	ID      string `json:"id"`
-	Object  string `json:"object"`
-	Created int64  `json:"created"`
-	OwnedBy string `json:"owned_by"`
-	Context int    `json:"context_length,omitempty"`
+	ID      string  `json:"id"`
+	Object  string  `json:"object"`
+	Created int64   `json:"created"`
+	OwnedBy string  `json:"owned_by"`
+	Context int     `json:"context_length,omitempty"`
+	Lorry   Weights `json:"lorry"`
+}
+
+// Weights say which files a model is, by their SHA-256.
+type Weights struct {
+	Runtime string `json:"runtime,omitempty"`
+	Base    string `json:"base"`
+	Adapter string `json:"adapter,omitempty"`
+	// Pushed says that any worker can fetch them. Size, in bytes, and Format are of a pushed file; Source is what it was
+	// quantized from.
+	Pushed bool   `json:"pushed"`
+	Size   int64  `json:"size,omitempty"`
+	Format string `json:"format,omitempty"`
+	Source string `json:"source,omitempty"`
 }
 
 // Models are all that can be asked for.
@@ -29,21 +42,6 @@ func (c *Client) Models(ctx context.Context) ([]Model, error) {
 	return list.Data, c.do(ctx, http.MethodGet, "/v1/models", nil, nil, &list)
 }
 
-// PushAdapter registers a LoRA adapter on a base. The client's key must be an admin's. The file is streamed, once.
-func (c *Client) PushAdapter(ctx context.Context, name, base string, file io.Reader) (m Model, err error) {
-	query := url.Values{"name": {name}, "base": {base}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.target.URL+"/lorry/v1/models?"+query.Encode(), file)
-	if err != nil {
-		return m, fmt.Errorf("url %q: %w", c.target.URL, err)
-	}
-	req.Header.Set("Content-Type", "application/octet-stream")
-	resp, err := c.exchange(ctx, req)
-	if err != nil {
-		return m, err
-	}
-	return m, c.read(resp, &m)
-}
-
 // ModelCommands are list and push, below model.
 func ModelCommands(bind Bind) []*cobra.Command {
 	return []*cobra.Command{newModelList(bind), newModelPush(bind)}
@@ -51,7 +49,10 @@ func ModelCommands(bind Bind) []*cobra.Command {
 
 func newModelList(bind Bind) *cobra.Command {
 	var format string
-	c := &cobra.Command{Use: "list", Short: "List the models that can be asked for", Args: cobra.NoArgs, Example: `  lorry model list`}
+	c := &cobra.Command{Use: "list", Short: "List the models that can be asked for", Args: cobra.NoArgs,
+		Long: `List the models that can be asked for. KIND is adapter, pushed (a model that any worker may fetch) or file (one that a
+worker has from a file of its own, or behind its engine). SIZE and FORMAT are those of pushed files; SOURCE is the digest of
+the file that a model was quantized from when it was pushed.`, Example: `  lorry model list`}
 	target := bind(c)
 	OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -66,49 +67,37 @@ func newModelList(bind Bind) *cobra.Command {
 		if format == "json" {
 			return PrintJSON(c.OutOrStdout(), models)
 		}
-		return Table(c.OutOrStdout(), "MODEL\tCONTEXT\tOWNER\tCREATED", models, func(m Model) []any {
-			return []any{m.ID, m.Context, m.OwnedBy, Stamp(m.Created)}
+		return Table(c.OutOrStdout(), "MODEL\tKIND\tCONTEXT\tSIZE\tFORMAT\tSOURCE\tOWNER\tCREATED", models, func(m Model) []any {
+			return []any{m.ID, m.kind(), cells(m.Context), m.Lorry.size(), cmp.Or(m.Lorry.Format, "-"), cmp.Or(short(m.Lorry.Source), "-"), m.OwnedBy, Stamp(m.Created)}
 		})
 	}
 	return c
 }
 
-func newModelPush(bind Bind) *cobra.Command {
-	var file, base, format string
-	c := &cobra.Command{Use: "push NAME --adapter FILE --base MODEL", Short: "Register a LoRA adapter (GGUF) under a name of its own", Args: cobra.ExactArgs(1),
-		Long: `Register a LoRA adapter (GGUF) under a name of its own: from then on clients ask for it as a model. It needs an admin
-key. A name that stands for an adapter already stands for the new one; jobs that were accepted before keep theirs.`,
-		Example: `  lorry model push poet --adapter poet.gguf --base smollm2`}
-	target := bind(c)
-	c.Flags().StringVar(&file, "adapter", "", "`file` of the adapter")
-	c.Flags().StringVar(&base, "base", "", "name of the `model` that it changes")
-	OutputFlag(c, &format)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		if file == "" || base == "" {
-			return Usage{errors.New("--adapter and --base are needed: lorry model list shows what can be a base")}
-		}
-		client, err := connect(target)
-		if err != nil {
-			return err
-		}
-		m, err := push(c.Context(), client, args[0], base, file)
-		if err != nil {
-			return cause(c.Context(), err)
-		}
-		if format == "json" {
-			return PrintJSON(c.OutOrStdout(), m)
-		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "%s is served: lorry submit --model %s \"…\"\n", m.ID, m.ID)
-		return err
+func (m Model) kind() string {
+	switch {
+	case m.Lorry.Adapter != "":
+		return "adapter"
+	case m.Lorry.Pushed:
+		return "pushed"
 	}
-	return c
+	return "file"
 }
 
-func push(ctx context.Context, client *Client, name, base, file string) (Model, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return Model{}, Usage{err}
+// cells shows a context's length, which a model has once a worker serves it.
+func cells(n int) string {
+	if n == 0 {
+		return "-"
 	}
-	defer f.Close()
-	return client.PushAdapter(ctx, name, base, f)
+	return strconv.Itoa(n)
 }
+
+func (w Weights) size() string {
+	if w.Size == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", decor.SizeB1024(w.Size))
+}
+
+// short is how a digest is shown.
+func short(digest string) string { return digest[:min(12, len(digest))] }

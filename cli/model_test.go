@@ -40,19 +40,29 @@ func TestModelPush(t *testing.T) {
 			return
 		}
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprint(w, `{"id":"poet","object":"model"}`)
+		fmt.Fprint(w, `{"id":"poet","object":"model","lorry":{"pushed":true,"size":1572864,"format":"q4_0"}}`)
 	})
 	out, err := modelCommand(t, cl, "push", "poet", "--adapter", file, "--base", "smollm2")
-	if want := "POST /lorry/v1/models?base=smollm2&name=poet Bearer k weights"; err != nil || got != want || !strings.Contains(out, "poet is served") {
+	if want := "POST /lorry/v1/models?base=smollm2&name=poet Bearer k weights"; err != nil || got != want || !strings.Contains(out, "poet is registered") {
+		t.Errorf("sent %q, said %q, %v", got, out, err)
+	}
+	out, err = modelCommand(t, cl, "push", "my:2", "--file", file, "--quantize", "q4_0", "--requantize")
+	if want := "POST /lorry/v1/models?name=my%3A2&quantize=q4_0&requantize=true Bearer k weights"; err != nil || got != want || !strings.Contains(out, "(q4_0, 1.5MiB)") {
 		t.Errorf("sent %q, said %q, %v", got, out, err)
 	}
 	for name, c := range map[string]struct {
 		args []string
 		want string
 	}{
-		"no such base": {[]string{"push", "poet", "--adapter", file, "--base", "gpt"}, "no gpt here"},
-		"no file":      {[]string{"push", "poet", "--adapter", file + "x", "--base", "smollm2"}, "no such file"},
-		"no base":      {[]string{"push", "poet", "--adapter", file}, "--base are needed"},
+		"nothing":          {[]string{"push", "poet"}, "name a model's file"},
+		"both":             {[]string{"push", "poet", "--file", file, "--adapter", file, "--base", "m"}, "give either"},
+		"a base of a base": {[]string{"push", "poet", "--file", file, "--base", "m"}, "give either"},
+		"a small adapter":  {[]string{"push", "poet", "--adapter", file, "--base", "m", "--quantize", "q4_0"}, "not for adapters"},
+		"again, what":      {[]string{"push", "poet", "--file", file, "--requantize"}, "nothing without --quantize"},
+		"a folder":         {[]string{"push", "poet", "--file", filepath.Dir(file)}, "is no file"},
+		"no such base":     {[]string{"push", "poet", "--adapter", file, "--base", "gpt"}, "no gpt here"},
+		"no file":          {[]string{"push", "poet", "--adapter", file + "x", "--base", "smollm2"}, "no such file"},
+		"no base":          {[]string{"push", "poet", "--adapter", file}, "--base is needed"},
 	} {
 		if _, err := modelCommand(t, cl, c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v", name, err)
@@ -60,5 +70,24 @@ func TestModelPush(t *testing.T) {
 	}
 	if out, err := modelCommand(t, cl, "list"); err != nil || !strings.Contains(out, "\nm ") {
 		t.Errorf("list: %q, %v", out, err)
+	}
+}
+
+func TestModelRow(t *testing.T) {
+	digest := strings.Repeat("ab", 32)
+	for name, c := range map[string]struct {
+		m                   Model
+		kind, context, size string
+	}{
+		"a worker's own": {Model{Context: 8192}, "file", "8192", "-"},
+		"pushed":         {Model{Lorry: Weights{Pushed: true, Size: 3 << 30}}, "pushed", "-", "3.0GiB"},
+		"an adapter":     {Model{Context: 64, Lorry: Weights{Pushed: true, Adapter: digest, Size: 512}}, "adapter", "64", "512.0b"},
+	} {
+		if kind, context, size := c.m.kind(), cells(c.m.Context), c.m.Lorry.size(); kind != c.kind || context != c.context || size != c.size {
+			t.Errorf("%s: it is shown as %s, %s, %s", name, kind, context, size)
+		}
+	}
+	if got := short(digest); got != "abababababab" {
+		t.Errorf("a digest is shown as %s", got)
 	}
 }
