@@ -1,7 +1,6 @@
 package producer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,22 +11,8 @@ import (
 	"lorry/access"
 	"lorry/blob"
 	"lorry/engine"
-	"lorry/engine/gguf"
+	"lorry/engine/enginetest"
 )
-
-// modelFile is a model's file with as little in it as can be.
-func modelFile(t *testing.T, seed byte) string {
-	t.Helper()
-	u32 := func(key string, n uint64) gguf.Setting { return gguf.Setting{Key: key, Kind: gguf.Uint32, Value: n} }
-	var b bytes.Buffer
-	err := gguf.Write(&b, []gguf.Setting{
-		{Key: "general.architecture", Kind: gguf.String, Value: "llama"}, u32("llama.block_count", 1), u32("llama.context_length", 128),
-		u32("llama.embedding_length", 8), u32("llama.attention.head_count", 1),
-		{Key: "tokenizer.ggml.tokens", Kind: gguf.Array, Items: gguf.String, Len: 2, Value: []any{"a", "b"}},
-	}, []gguf.Tensor{{Name: "token_embd.weight", Shape: [4]int64{8, 2, 1, 1}, Type: gguf.F16}}, func(int) []byte { return bytes.Repeat([]byte{seed}, 32) })
-	ok(t, err)
-	return b.String()
-}
 
 // noRoom is a store on a full disk.
 type noRoom struct{ blob.Store }
@@ -62,7 +47,7 @@ func files(t *testing.T, s blob.Store) (n int) {
 // TestPushModel: an admin's upload makes a model that can be listed, and asked for before a worker has it.
 func TestPushModel(t *testing.T) {
 	r, weights, auth := pushing(t, func(*Config) {})
-	good := modelFile(t, 1)
+	good := string(enginetest.TinyModel(t, 1))
 	m := r.post("/lorry/v1/models?name=org/my:2", good, auth).want(t, 201)
 	facts, _ := m["lorry"].(map[string]any)
 	if m["id"] != "org/my:2" || m["owned_by"] != "ops" || facts["pushed"] != true || facts["format"] != "f16" || facts["size"] != float64(len(good)) || facts["runtime"] != "llama" {
@@ -80,14 +65,14 @@ func TestPushModel(t *testing.T) {
 		t.Errorf("its jobs have no place to wait: %v, %v", bases, err)
 	}
 	r.post("/lorry/v1/models?name=org/my:2", good, auth).want(t, 201)
-	r.post("/lorry/v1/models?name=org/my:2", modelFile(t, 2), auth).refused(t, 400, "invalid_value")
+	r.post("/lorry/v1/models?name=org/my:2", string(enginetest.TinyModel(t, 2)), auth).refused(t, 400, "invalid_value")
 	if n := files(t, weights); n != 1 {
 		t.Errorf("%d files are kept, want one", n)
 	}
 }
 
 func TestPushModelRefuses(t *testing.T) {
-	good := modelFile(t, 1)
+	good := string(enginetest.TinyModel(t, 1))
 	bad := engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "model", "it ended: GGML_ASSERT")
 	plain := func(*Config) {}
 	for name, c := range map[string]struct {
@@ -122,7 +107,7 @@ func TestPushModelRefuses(t *testing.T) {
 
 // TestPushQuantized: the server's engine makes what is served; what it refuses is the client's fault.
 func TestPushQuantized(t *testing.T) {
-	small := modelFile(t, 2)
+	small := string(enginetest.TinyModel(t, 2))
 	r, weights, auth := pushing(t, func(c *Config) {
 		c.QuantizeModel = func(_ context.Context, digest, to string, again bool) (io.ReadCloser, error) {
 			switch {
@@ -134,9 +119,9 @@ func TestPushQuantized(t *testing.T) {
 			return io.NopCloser(strings.NewReader(small)), nil
 		}
 	})
-	r.post("/lorry/v1/models?name=my&quantize=q9", modelFile(t, 1), auth).refused(t, 400, "invalid_model")
-	r.post("/lorry/v1/models?name=my&quantize=q4_0&requantize=true", modelFile(t, 1), auth).refused(t, 500, "internal_error")
-	m := r.post("/lorry/v1/models?name=my&quantize=q4_0", modelFile(t, 1), auth).want(t, 201)
+	r.post("/lorry/v1/models?name=my&quantize=q9", string(enginetest.TinyModel(t, 1)), auth).refused(t, 400, "invalid_model")
+	r.post("/lorry/v1/models?name=my&quantize=q4_0&requantize=true", string(enginetest.TinyModel(t, 1)), auth).refused(t, 500, "internal_error")
+	m := r.post("/lorry/v1/models?name=my&quantize=q4_0", string(enginetest.TinyModel(t, 1)), auth).want(t, 201)
 	facts, _ := m["lorry"].(map[string]any)
 	if source, _ := facts["source"].(string); !blob.Valid(source) || facts["size"] != float64(len(small)) || files(t, weights) != 1 {
 		t.Errorf("%v, and %d files are kept", m, files(t, weights))

@@ -10,36 +10,20 @@ import (
 
 	"lorry/blob"
 	"lorry/engine"
-	"lorry/engine/gguf"
+	"lorry/engine/enginetest"
 	"lorry/queue/queuetest"
 )
-
-// smallModel is a model's file with as little in it as can be; each seed's is another one.
-func smallModel(t *testing.T, seed byte) []byte {
-	t.Helper()
-	u32 := func(key string, n uint64) gguf.Setting { return gguf.Setting{Key: key, Kind: gguf.Uint32, Value: n} }
-	var b bytes.Buffer
-	err := gguf.Write(&b, []gguf.Setting{
-		{Key: "general.architecture", Kind: gguf.String, Value: "llama"}, u32("llama.block_count", 1), u32("llama.context_length", 128),
-		u32("llama.embedding_length", 8), u32("llama.attention.head_count", 1),
-		{Key: "tokenizer.ggml.tokens", Kind: gguf.Array, Items: gguf.String, Len: 2, Value: []any{"a", "b"}},
-	}, []gguf.Tensor{{Name: "token_embd.weight", Shape: [4]int64{8, 2, 1, 1}, Type: gguf.F16}}, func(int) []byte { return bytes.Repeat([]byte{seed}, 32) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
 
 func TestAddModel(t *testing.T) {
 	r, store := start(t, queuetest.JetStream(t)), weights(t)
 	add := func(b Base, seed byte) (Model, error) {
-		return r.AddModel(t.Context(), store, b, bytes.NewReader(smallModel(t, seed)))
+		return r.AddModel(t.Context(), store, b, bytes.NewReader(enginetest.TinyModel(t, seed)))
 	}
 	m, err := add(Base{Name: "my", OwnedBy: "ops"}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Model{V: V, Name: "my", Base: m.Base, Runtime: "llama", OwnedBy: "ops", Stored: true, Size: int64(len(smallModel(t, 1))), Format: "f16"}
+	want := Model{V: V, Name: "my", Base: m.Base, Runtime: "llama", OwnedBy: "ops", Stored: true, Size: int64(len(enginetest.TinyModel(t, 1))), Format: "f16"}
 	got, err := r.Resolve("my")
 	want.Created = got.Created
 	if _, err := store.Stat(t.Context(), m.Base); err != nil || got != want || !blob.Valid(m.Base) {
@@ -75,8 +59,10 @@ func TestAddModelRefuses(t *testing.T) {
 	if _, err := r.AddAdapter(t.Context(), store, Adapter{Name: "poet", Base: "base"}, bytes.NewReader(smallAdapter.File(t))); err != nil {
 		t.Fatal(err)
 	}
-	good := smallModel(t, 1)
-	says := func(err error) func(context.Context, string) error { return func(context.Context, string) error { return err } }
+	good := enginetest.TinyModel(t, 1)
+	says := func(err error) func(context.Context, string) error {
+		return func(context.Context, string) error { return err }
+	}
 	deadly := engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "model", "it ended: GGML_ASSERT")
 	for name, c := range map[string]struct {
 		add  Base
@@ -130,7 +116,7 @@ func (c *closed) Close() error { c.yes = true; return nil }
 // TestAddQuantized: what is made of the file is served, and the file itself is not kept, whatever comes of it.
 func TestAddQuantized(t *testing.T) {
 	r, store := start(t, queuetest.JetStream(t)), weights(t)
-	before, after := smallModel(t, 1), smallModel(t, 2)
+	before, after := enginetest.TinyModel(t, 1), enginetest.TinyModel(t, 2)
 	add := func(name string, made []byte, fails error) (Model, *closed, error) {
 		file := &closed{Reader: bytes.NewReader(made)}
 		q := func(ctx context.Context, digest string) (io.ReadCloser, error) {

@@ -14,6 +14,7 @@ import (
 
 	"lorry/blob"
 	"lorry/engine"
+	"lorry/engine/enginetest"
 	"lorry/queue/queuetest"
 )
 
@@ -271,7 +272,7 @@ func TestMarksAreNoModels(t *testing.T) {
 // TestSweepKeepsModels: a base that was pushed stays as long as its name; one that a worker has is none of the store's.
 func TestSweepKeepsModels(t *testing.T) {
 	y := newYard(t)
-	m, err := y.AddModel(t.Context(), y.store, Base{Name: "my"}, bytes.NewReader(smallModel(t, 1)))
+	m, err := y.AddModel(t.Context(), y.store, Base{Name: "my"}, bytes.NewReader(enginetest.TinyModel(t, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
