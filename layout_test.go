@@ -44,7 +44,7 @@ var layout = map[string][]string{
 }
 
 // below is what stands under the roles; the roles themselves are introduced to each other by main alone.
-var below = []string{"engine", "blob", "queue", "result", "batch", "registry", "access", "webhook", "resent"}
+var below = []string{"engine", "blob", "queue", "result", "batch", "registry", "access", "webhook", "resent", "watch"}
 
 var roles = []string{"producer", "worker", "scheduler", "dashboard"}
 

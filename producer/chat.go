@@ -15,6 +15,8 @@ func readChat(body []byte, l limits) (*order, error) {
 		return nil, err
 	}
 	d := &order{endpoint: queue.Chat, request: engine.Request{Kind: engine.Chat}}
+	o.flag("store", &d.store)
+	d.user = o.fields["user"]
 	readCommon(o, d, l)
 	readCompletionTokens(o, &d.request.Sampling)
 	readChatLogprobs(o, &d.request.Sampling)

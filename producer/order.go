@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"lorry/engine"
 	"lorry/queue"
@@ -33,6 +34,9 @@ type order struct {
 	webhook  *queue.Webhook // its secret still open
 	replayOf string
 	metadata map[string]string
+	// store keeps the answer of a chat, to be read later; user is who it was for, as given.
+	store bool
+	user  json.RawMessage
 	// response is set where the answer is one of the Responses API.
 	response *responseWish
 }
@@ -241,11 +245,13 @@ func readMetadata(o *object) map[string]string {
 		return nil
 	}
 	for _, k := range in.names {
-		if len(k) > maxMetaKey {
+		if utf8.RuneCountInString(k) > maxMetaKey {
 			o.fail(refuse(codeValue, "metadata", "Invalid 'metadata': a key may have at most %d characters.", maxMetaKey))
 		}
 		var v string
-		in.text(k, &v, maxMetaValue)
+		if in.text(k, &v, math.MaxInt) && utf8.RuneCountInString(v) > maxMetaValue {
+			in.fail(refuse("string_above_max_length", in.at+k, "Invalid '%s%s': a value of metadata may have at most %d characters.", in.at, clip(k), maxMetaValue))
+		}
 		out[k] = v
 	}
 	o.close(in)

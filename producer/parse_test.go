@@ -191,7 +191,7 @@ func TestChatReadsEverything(t *testing.T) {
 	yes := true
 	want := &order{endpoint: queue.Chat, model: "m", stream: true, usage: true, seeded: true, cache: &yes, lane: queue.Batch, laneBy: "lorry.lane", deadline: testNow.Add(10 * time.Minute),
 		webhook:  &queue.Webhook{URL: "https://example.com/hook", Secret: "0123456789012345678901234567890"},
-		replayOf: "job_1", metadata: map[string]string{"k": "v"},
+		replayOf: "job_1", metadata: map[string]string{"k": "v"}, store: true, user: json.RawMessage(`"u"`),
 		request: engine.Request{Kind: engine.Chat, Deterministic: true, Messages: json.RawMessage(`[{"role":"user","content":"hi"}]`),
 			Tools: json.RawMessage(`[{"type":"function","function":{"name":"f"}}]`), ToolChoice: json.RawMessage(`"auto"`), ResponseFormat: json.RawMessage(`{"type":"json_object"}`),
 			Sampling: engine.Sampling{Temperature: 0.5, TopP: 0.9, TopK: 40, MinP: 0.05, FrequencyPenalty: 1, PresencePenalty: -1, RepeatPenalty: 1.1,

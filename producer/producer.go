@@ -92,7 +92,9 @@ type Server struct {
 	recent  recent
 	hooks   *webhook.Endpoints
 	// responses are those that are kept to be read later.
-	responses responseBook
+	responses book[responseRecord]
+	// chats are those completions that are.
+	chats book[chatRecord]
 	// background is for verdicts whose answers have left already.
 	background chan *result.Verdict
 	draining   atomic.Bool
@@ -129,7 +131,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{cfg: c, waiting: tenants{most: c.TenantWaiting, n: map[string]int{}}, background: make(chan *result.Verdict, 4096), idle: make(chan struct{})}
 	s.over, s.giveUp = context.WithCancelCause(context.Background())
 	s.hooks = webhook.NewEndpoints(webhook.EndpointsConfig{JS: c.Queue.JS(), Sealer: c.Sealer, Allow: c.WebhookAllow, Log: c.Log})
-	s.responses = responseBook{c.Queue.JS(), c.Queue.Replicas()}
+	s.responses, s.chats = newResponseBook(c.Queue.JS(), c.Queue.Replicas()), newChatBook(c.Queue.JS(), c.Queue.Replicas())
 	s.handler = s.routes()
 	return s, nil
 }

@@ -1,14 +1,10 @@
 package producer
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"regexp"
-	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -16,21 +12,12 @@ import (
 	"lorry/result"
 )
 
-// responseBook keeps responses that were asked for with store: what they were asked, which nothing else keeps behind the
-// job, and the answers of those that somebody waited for, whose HTTP answer is else the only record. The answers of
-// background ones are in RESULTS. It is the one owner of its bucket.
-type responseBook struct {
-	js       jetstream.JetStream
-	replicas int
+// newResponseBook keeps responses that were asked for with store.
+func newResponseBook(js jetstream.JetStream, replicas int) book[responseRecord] {
+	return book[responseRecord]{js, replicas, "responses", regexp.MustCompile(`^resp_[0-9a-z]{26}$`)}
 }
 
-// responsesBucket is the KV bucket's name; its keys are <tenant>.<response>.
-const responsesBucket = "responses"
-
-// responsesFor is how long responses can be read: as long as RESULTS keeps theirs.
-const responsesFor = 72 * time.Hour
-
-// responseRecord is a response in the bucket. A change of its bytes needs a new V, and a reader of the old one.
+// responseRecord is a response in its book.
 type responseRecord struct {
 	V     int    `json:"v"`
 	Model string `json:"model"`
@@ -43,85 +30,7 @@ type responseRecord struct {
 	Verdict json.RawMessage `json:"verdict,omitempty"`
 }
 
-const responseV = 1
-
-var (
-	errNoResponse = errors.New("producer: no such response")
-	responseID    = regexp.MustCompile(`^resp_[0-9a-z]{26}$`)
-)
-
-// setup makes the bucket. It is an admin step; doing it again changes nothing.
-func (b responseBook) setup(ctx context.Context) error {
-	c := jetstream.KeyValueConfig{Bucket: responsesBucket, Description: "what stored responses were asked", Storage: jetstream.FileStorage,
-		Replicas: cmp.Or(b.replicas, 1), TTL: responsesFor}
-	if _, err := b.js.CreateOrUpdateKeyValue(ctx, c); err != nil {
-		return fmt.Errorf("producer: set up bucket %s: %w", responsesBucket, err)
-	}
-	return nil
-}
-
-func (b responseBook) bucket(ctx context.Context) (jetstream.KeyValue, error) {
-	kv, err := b.js.KeyValue(ctx, responsesBucket)
-	if err != nil {
-		return nil, fmt.Errorf("producer: bucket %s: %w", responsesBucket, err)
-	}
-	return kv, nil
-}
-
-// put keeps a response. One that is there stays: a repetition under an idempotency key says the same.
-func (b responseBook) put(ctx context.Context, tenant, id string, r responseRecord) error {
-	kv, err := b.bucket(ctx)
-	if err != nil {
-		return err
-	}
-	raw, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("producer: response %s: %w", id, err)
-	}
-	if _, err := kv.Create(ctx, tenant+"."+id, raw); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
-		return fmt.Errorf("producer: keep response %s: %w", id, err)
-	}
-	return nil
-}
-
-// get is a tenant's response; errNoResponse where there is none.
-func (b responseBook) get(ctx context.Context, tenant, id string) (r responseRecord, err error) {
-	if !responseID.MatchString(id) {
-		return r, errNoResponse
-	}
-	kv, err := b.bucket(ctx)
-	if err != nil {
-		return r, err
-	}
-	e, err := kv.Get(ctx, tenant+"."+id)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return r, errNoResponse
-	}
-	if err == nil {
-		err = json.Unmarshal(e.Value(), &r)
-	}
-	if err == nil && r.V > responseV {
-		err = fmt.Errorf("version %d, this program reads %d", r.V, responseV)
-	}
-	if err != nil {
-		return r, fmt.Errorf("producer: read response %s: %w", id, err)
-	}
-	return r, nil
-}
-
-func (b responseBook) delete(ctx context.Context, tenant, id string) error {
-	kv, err := b.bucket(ctx)
-	if err != nil {
-		return err
-	}
-	if err := kv.Purge(ctx, tenant+"."+id); err != nil {
-		return fmt.Errorf("producer: delete response %s: %w", id, err)
-	}
-	return nil
-}
-
-// jobOf is the job behind a response.
-func jobOf(response string) string { return "job_" + strings.TrimPrefix(response, "resp_") }
+func (r responseRecord) version() int { return r.V }
 
 // stored is a response as it stands now.
 type stored struct {
@@ -147,7 +56,7 @@ func (s *Server) response(ctx context.Context, tenant, id string) (*stored, erro
 	}
 	st, err := s.cfg.Results.Get(ctx, tenant, jobOf(id))
 	if errors.Is(err, result.ErrNotFound) {
-		return nil, errNoResponse // never submitted, or gone
+		return nil, errNoRecord // never submitted, or gone
 	}
 	if err == nil {
 		out.state, out.verdict = st.State, st.Verdict
@@ -170,7 +79,7 @@ func (r *stored) body() result.ResponseBody {
 // record is a trip's response as it is kept; v is nil where RESULTS will have the answer.
 func (t *trip) record(v *result.Verdict) responseRecord {
 	w := t.order.response
-	r := responseRecord{V: responseV, Model: t.job.Request.Model.Name, Created: t.job.Created, Echo: w.echo, Items: w.items}
+	r := responseRecord{V: bookV, Model: t.job.Request.Model.Name, Created: t.job.Created, Echo: w.echo, Items: w.items}
 	if v != nil {
 		r.Verdict = v.Encode()
 	}
@@ -192,7 +101,7 @@ func (t *trip) goOn(tenant string) error {
 	id := *w.echo.PreviousResponseID
 	before, err := t.s.response(ctx, tenant, id)
 	switch {
-	case errors.Is(err, errNoResponse):
+	case errors.Is(err, errNoRecord):
 		return refuse("previous_response_not_found", "previous_response_id", "Previous response with id '%s' not found.", clip(id))
 	case err != nil:
 		return store(err)

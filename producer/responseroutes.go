@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 
 	"lorry/engine"
@@ -25,12 +24,14 @@ func (s *Server) responseRoutes(mux *http.ServeMux) {
 	}
 }
 
-// Setup makes what the API keeps by itself: the bucket of stored responses. It is an admin step; doing it again changes
-// nothing.
-func (s *Server) Setup(ctx context.Context) error { return s.responses.setup(ctx) }
+// Setup makes what the API keeps by itself: the buckets of stored responses and chats. It is an admin step; doing it again
+// changes nothing.
+func (s *Server) Setup(ctx context.Context) error {
+	return errors.Join(s.responses.setup(ctx), s.chats.setup(ctx))
+}
 
 func noResponse(err error, id string) error {
-	if errors.Is(err, errNoResponse) {
+	if errors.Is(err, errNoRecord) {
 		return &apiError{Status: http.StatusNotFound, Type: typeInvalid, Code: codeNotFound, Param: "id", Message: fmt.Sprintf("Response with id '%s' not found.", clip(id))}
 	}
 	return store(err)
@@ -142,48 +143,16 @@ func (s *Server) cancelResponse(w http.ResponseWriter, r *http.Request) error {
 
 // responseItems lists what a response was given, the newest first unless told otherwise.
 func (s *Server) responseItems(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	if err := onlyQuery(q, "after", "limit", "order", "include", "include[]"); err != nil {
+	c, err := readCursor(r.URL.Query(), true, "include", "include[]")
+	if err != nil {
 		return err
 	}
-	limit := defaultLimit
-	if q.Has("limit") {
-		n, err := wholeNumber("limit", q.Get("limit"), 1, maxLimit)
-		if err != nil {
-			return err
-		}
-		limit = n
-	}
-	if q.Has("order") {
-		if err := oneOf("order", q.Get("order"), []string{"asc", "desc"}); err != nil {
-			return err
-		}
-	}
 	return s.onResponse(r, func(_ context.Context, _ string, found *stored) error {
-		items := named(found.Items, found.id)
-		if q.Get("order") != "asc" {
-			slices.Reverse(items)
-		}
-		page, err := itemsAfter(items, q.Get("after"))
+		page, err := pageOfAll(named(found.Items, found.id), c, func(it *inputItem) any { return *it }, func(it *inputItem) string { return it.ID })
 		if err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, itemPage(page, limit))
+		writeJSON(w, http.StatusOK, page)
 		return nil
 	})
-}
-
-func itemsAfter(items []inputItem, after string) ([]inputItem, error) {
-	if after == "" {
-		return items, nil
-	}
-	i := slices.IndexFunc(items, func(it inputItem) bool { return it.ID == after })
-	if i < 0 {
-		return nil, refuse(codeValue, "after", "Invalid 'after': the response has no input item with id '%s'.", clip(after))
-	}
-	return items[i+1:], nil
-}
-
-func itemPage(items []inputItem, limit int) list {
-	return pageOf(items[:min(limit, len(items))], len(items) > limit, func(it *inputItem) any { return *it }, func(it *inputItem) string { return it.ID })
 }

@@ -439,6 +439,7 @@ func (t *trip) reply(v *result.Verdict) error {
 		writeJSON(t.w, http.StatusOK, t.response(v))
 		return nil
 	}
+	t.keepAnswer(v)
 	status, body := result.Response(v)
 	if status == http.StatusServiceUnavailable {
 		t.w.Header().Set("Retry-After", "2")

@@ -106,7 +106,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		"unknown path":      {"GET", "/v1/nothing", "", 404, codeURL, nil},
 		"root":              {"GET", "/", "", 404, codeURL, nil},
-		"wrong method":      {"GET", chats, "", 405, codeMethod, nil},
+		"wrong method":      {"GET", "/v1/completions", "", 405, codeMethod, nil},
 		"delete of a job":   {"DELETE", "/v1/jobs/job_1", "", 405, codeMethod, nil},
 		"unknown model":     {"POST", chats, `{"model":"gpt","messages":[{"role":"user","content":"x"}]}`, 404, "model_not_found", nil},
 		"impossible model":  {"POST", chats, `{"model":"a b*","messages":[{"role":"user","content":"x"}]}`, 404, "model_not_found", nil},
@@ -128,7 +128,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { r.do(c.method, c.path, c.body, c.headers...).refused(t, c.status, c.code) })
 	}
-	if a := r.do("GET", chats, ""); a.header.Get("Allow") != "POST" {
+	if a := r.do("GET", "/v1/completions", ""); a.header.Get("Allow") != "POST" {
 		t.Errorf("Allow: %q", a.header.Get("Allow"))
 	}
 }

@@ -49,6 +49,7 @@ func (s *Server) routes() http.Handler {
 	}
 	s.hookRoutes(mux)
 	s.responseRoutes(mux)
+	s.chatRoutes(mux)
 	if s.cfg.Weights != nil {
 		mux.Handle("POST /lorry/v1/models", s.answer(s.createModel))
 	}

@@ -172,6 +172,7 @@ func (st *streamed) finish(v *result.Verdict) error {
 			return nil // the client is gone, and the job is over
 		}
 	}
+	st.keepAnswer(v)
 	if st.order.usage {
 		_ = st.out.event(st.shape.usage(v.Completion.Usage))
 	}

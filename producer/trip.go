@@ -84,7 +84,7 @@ func (t *trip) prepare(read reader) error {
 	if err := t.idempotent(); err != nil {
 		return err
 	}
-	return t.keepAsked()
+	return errors.Join(t.keepAsked(), t.keepChat())
 }
 
 // makeJob fills in all that the request does not say.

@@ -103,3 +103,25 @@ test('completions_stream_cancelled_midway', async () => {
   });
   assert.ok(seen >= 3 && seen < 4000, `${seen} chunks`);
 });
+
+test('chat_stored', async () => {
+  const client = await newClient();
+  const stored = client.chat.completions;
+  await chat(client, 'not stored');
+  const ids = [];
+  for (let n = 0; n < 5; n++) ids.push((await chat(client, 'one two', { store: true, metadata: { n: String(n) } })).id);
+  let last;
+  for await (const c of await chat(client, 'one two', { store: true, stream: true })) last = c.id;
+  ids.push(last);
+  for (const limit of [1, 2, 6, 7]) assert.deepEqual((await all(stored.list({ limit }))).map((c) => c.id), ids);
+  assert.deepEqual((await all(stored.list({ metadata: { n: '3' }, model: MODEL }))).map((c) => c.id), [ids[3]]);
+  assert.equal((await stored.retrieve(last)).choices[0].message.content, 'one two');
+  assert.deepEqual((await stored.update(last, { metadata: { colour: 'red' } })).metadata, { colour: 'red' });
+  assert.deepEqual((await all(stored.list({ metadata: { colour: 'red' }, order: 'desc' }))).map((c) => c.id), [last]);
+  const messages = await all(stored.messages.list(last, { limit: 1 }));
+  assert.deepEqual(messages.map((m) => [m.role, m.content, m.content_parts]), [['user', 'one two', null]]);
+  const gone = await stored.delete(last);
+  assert.deepEqual([gone.id, gone.object, gone.deleted], [last, 'chat.completion.deleted', true]);
+  for (const call of [(id) => stored.retrieve(id), (id) => stored.delete(id), (id) => stored.messages.list(id), (id) => stored.update(id, { metadata: null })])
+    await raises(OpenAI.NotFoundError, { status: 404, code: 'not_found' }, () => call(last));
+});

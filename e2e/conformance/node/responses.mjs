@@ -131,8 +131,6 @@ test('calls_that_are_not_served', async () => {
   const client = await newClient({ maxRetries: 3, fetch: (...a) => (tries++, fetch(...a)) });
   const calls = [
     () => client.responses.compact({ model: MODEL, input: 'x' }), () => client.responses.inputTokens.count({ model: MODEL, input: 'x' }),
-    () => client.chat.completions.retrieve('chatcmpl-x'), () => client.chat.completions.update('chatcmpl-x', { metadata: {} }),
-    () => client.chat.completions.delete('chatcmpl-x'), () => client.chat.completions.list(), () => client.chat.completions.messages.list('chatcmpl-x'),
     () => client.models.delete(MODEL),
   ];
   for (const call of calls) {

@@ -205,3 +205,48 @@ def tenants_do_not_see_each_other():
     equal(mine.get("/jobs/" + job, cast_to=object)["id"], job)
     with raises(openai.NotFoundError, 404):
         theirs.get("/jobs/" + job, cast_to=object)
+
+
+@case
+def chat_stored():
+    """What is made with store can be read, listed, marked and deleted later, whichever way it was answered; nothing else."""
+    client = new_client()
+    chat(client, "not stored")
+    made = chat(client, "one two", store=True, metadata={"n": "0"}, temperature=0)
+    for c in chat(client, "one two", store=True, metadata={"n": "1"}, temperature=0, stream=True):
+        streamed = c.id
+    ids = [made.id, streamed] + [chat(client, "x", store=True, metadata={"n": str(n)}).id for n in (2, 3, 4)]
+    for limit in (1, 2, 5, 6):
+        equal([c.id for c in client.chat.completions.list(limit=limit)], ids)
+    equal([c.id for c in client.chat.completions.list(order="desc", limit=2)], ids[::-1])
+    equal([c.id for c in client.chat.completions.list(metadata={"n": "1"}, model=MODEL)], [streamed])
+    equal(list(client.chat.completions.list(model="other")), [])
+    found = client.chat.completions.retrieve(made.id)
+    equal((found.choices, found.usage, found.model, found.created), (made.choices, made.usage, made.model, made.created))
+    equal(client.chat.completions.retrieve(streamed).choices[0].message.content, "one two")
+    changed = client.chat.completions.update(made.id, metadata={"colour": "red"})
+    equal((changed.id, changed.metadata), (made.id, {"colour": "red"}))
+    equal([c.id for c in client.chat.completions.list(metadata={"colour": "red"})], [made.id])
+    gone = client.chat.completions.delete(made.id)
+    equal((gone.id, gone.object, gone.deleted), (made.id, "chat.completion.deleted", True))
+    for call in (client.chat.completions.retrieve, client.chat.completions.delete, client.chat.completions.messages.list,
+                 lambda id: client.chat.completions.update(id, metadata={}), new_client().chat.completions.retrieve):
+        with raises(openai.NotFoundError, 404, "not_found"):
+            call(made.id)
+    equal([c.id for c in client.chat.completions.list()], ids[1:])
+    with raises(openai.BadRequestError, 400, param="metadata"):
+        client.chat.completions.update(streamed, metadata={str(n): "v" for n in range(17)})
+
+
+@case
+def chat_stored_messages():
+    client = new_client()
+    asked = [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+             {"role": "user", "content": "c", "name": "Ann"}]
+    made = client.chat.completions.create(model=MODEL, messages=asked, store=True)
+    for limit in (1, 2, 3, 4):
+        got = list(client.chat.completions.messages.list(made.id, limit=limit))
+        equal([(m.role, m.content) for m in got], [("system", "be brief"), ("user", "ab"), ("user", "c")])
+    equal([p.text for p in got[1].content_parts], ["a", "b"])
+    equal((got[0].content_parts, got[2].model_extra["name"], len({m.id for m in got})), (None, "Ann", 3))
+    equal([m.id for m in client.chat.completions.messages.list(made.id, order="desc")], [m.id for m in got[::-1]])
