@@ -105,6 +105,7 @@ func parse(args []string, stderr io.Writer) (c llama.Config, fd int, version boo
 	f.DurationVar(&c.Tenure, "tenure", 0, "how long waiting requests of one adapter go before those of others (default 10s)")
 	f.StringVar(&c.KVType, "kv-type", "", "`type` of the KV cache: f16 or q8_0 (default f16)")
 	f.BoolVar(&c.NoFlash, "no-flash", false, "no flash attention")
+	f.StringVar(&c.Cores, "cores", "", "`file` by which the engines of this host take turns on its processors")
 	f.StringVar(&c.Adapters, "adapters", "", "`folder` of LoRA adapters, each under its SHA-256 in hex")
 	f.Int64Var(&c.AdapterBytes, "adapter-memory", 0, "`bytes` of adapters that are loaded at the same moment (default 1 GiB)")
 	f.Func("pin", "`SHA-256`s, by commas, of adapters that stay loaded", func(s string) error {

@@ -97,6 +97,9 @@ type Config struct {
 	// AdapterBytes bounds the adapters that are loaded: of those that no request is at work with, the ones that were not
 	// used for the longest time go. 0: 1 GiB.
 	AdapterBytes int64
+	// Cores is a file by which the engines of this host that compute on its processors take turns, step by step: with it
+	// each may have all Threads. Empty: this one shares them with none. Without effect on an accelerator.
+	Cores string
 	// Pinned are digests of adapters that stay once they are loaded.
 	Pinned []string
 	// Observe is told whose requests the next native call holds. nil: nobody is.
@@ -117,7 +120,7 @@ type Engine struct {
 	config   Config
 	lane     // of all requests but deterministic ones
 	exact    exactLane
-	gate     sync.Mutex // held by the loop that computes
+	gate     cores // held by the loop that computes
 	watch    watch
 	shelf    *shelf
 	native   sync.RWMutex // held for reading while the tokenizer may be in use
@@ -150,13 +153,19 @@ func Open(c Config) (*Engine, error) {
 		}
 	}
 	c.Model.Template = cmp.Or(c.Model.Template, textDigest(m.source))
-	return start(c, m, dev.describe(c.Threads)), nil
+	files, err := openCores(c.Cores)
+	if err != nil {
+		m.free()
+		return nil, err
+	}
+	return start(c, m, dev.describe(c.Threads), files), nil
 }
 
 func (c *Config) setDefaults(accelerated bool) {
 	rows, target := 128, time.Second
 	c.cool, c.apart = 256, true
 	if accelerated {
+		c.Cores = ""
 		rows, target = 512, 150*time.Millisecond
 		c.cool, c.apart = 0, false
 	}
@@ -182,8 +191,8 @@ func defaultThreads() int {
 	return max(1, min(runtime.GOMAXPROCS(0)-1, int(llama.Threads())))
 }
 
-func start(c Config, m *model, device string) *Engine {
-	e := &Engine{model: m, limit: m.limit(), shelf: newShelf(m.vocab), watch: watch{observe: c.Observe}, adapters: newAdapters(c)}
+func start(c Config, m *model, device string, files *coreFiles) *Engine {
+	e := &Engine{model: m, limit: m.limit(), shelf: newShelf(m.vocab), watch: watch{observe: c.Observe}, adapters: newAdapters(c), gate: cores{files: files}}
 	c.Rows = m.rows
 	e.config = c
 	c.Observe = e.watch.loop()
@@ -322,6 +331,7 @@ func (e *Engine) Close() error {
 	e.closeOne.Do(func() {
 		e.loop.close()
 		e.exact.close()
+		e.gate.close()
 		e.native.Lock()
 		defer e.native.Unlock()
 		e.closed = true
