@@ -24,8 +24,9 @@ var layout = map[string][]string{
 	"engine/child":     {"engine"},
 	"cmd/lorry-engine": {"engine", "engine/llama", "engine/child"},
 	"blob":             {},
-	"queue":            {"engine"},
-	"result":           {"engine", "queue"},
+	"record":           {},
+	"queue":            {"engine", "record"},
+	"result":           {"engine", "queue", "record"},
 	"watch":            {},
 	"resent":           {},
 	"batch":            {"engine", "queue", "result", "blob", "watch", "resent"},
@@ -44,7 +45,7 @@ var layout = map[string][]string{
 }
 
 // below is what stands under the roles; the roles themselves are introduced to each other by main alone.
-var below = []string{"engine", "blob", "queue", "result", "batch", "registry", "access", "webhook", "resent", "watch"}
+var below = []string{"engine", "record", "blob", "queue", "result", "batch", "registry", "access", "webhook", "resent", "watch"}
 
 var roles = []string{"producer", "worker", "scheduler", "dashboard"}
 

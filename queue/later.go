@@ -2,11 +2,12 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"lorry/record"
 )
 
 // RetryAt stores a job until then, when the server itself moves it to the due subject of its lane, which the dispatcher
@@ -41,7 +42,7 @@ func (q *Queue) Bury(ctx context.Context, j *Job, reason string, at time.Time) e
 // DecodeJob reads a message of BACKLOG or LATER.
 func DecodeJob(b []byte) (Job, error) {
 	var j Job
-	if err := json.Unmarshal(b, &j); err != nil {
+	if err := record.Unmarshal(b, &j); err != nil {
 		return j, fmt.Errorf("queue: read job: %w", err)
 	}
 	if j.V > V || j.V < V-1 {
@@ -53,7 +54,7 @@ func DecodeJob(b []byte) (Job, error) {
 // DecodeDelivery reads a message of JOBS.
 func DecodeDelivery(b []byte) (Delivery, error) {
 	var d Delivery
-	if err := json.Unmarshal(b, &d); err != nil {
+	if err := record.Unmarshal(b, &d); err != nil {
 		return d, fmt.Errorf("queue: read delivery: %w", err)
 	}
 	if d.V > V || d.V < V-1 {

@@ -2,13 +2,14 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"lorry/record"
 )
 
 const (
@@ -164,7 +165,7 @@ func (p *Puller) lease(m jetstream.Msg) *Lease {
 		return nil
 	}
 	l := &Lease{Seq: md.Sequence.Stream, Deliveries: md.NumDelivered, Behind: int(md.NumPending), msg: m}
-	if err := json.Unmarshal(m.Data(), &l.Delivery); err != nil || len(l.Jobs) == 0 || l.V > V {
+	if err := record.Unmarshal(m.Data(), &l.Delivery); err != nil || len(l.Jobs) == 0 || l.V > V {
 		p.q.buryUnreadable(m, err)
 		return nil
 	}

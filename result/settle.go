@@ -12,6 +12,7 @@ import (
 
 	"lorry/engine"
 	"lorry/queue"
+	"lorry/record"
 )
 
 // Settle ends jobs: it commits each verdict to RESULTS, where the first one stands, projects into Redis the verdict
@@ -237,7 +238,7 @@ func (v *Verdict) Encode() []byte {
 // Decode reads a record of RESULTS.
 func Decode(b []byte) (*Verdict, error) {
 	v := &Verdict{}
-	if err := json.Unmarshal(b, v); err != nil {
+	if err := record.Unmarshal(b, v); err != nil {
 		return nil, fmt.Errorf("result: read verdict: %w", err)
 	}
 	if v.V > V || v.V < V-1 {

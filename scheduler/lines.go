@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"lorry/batch"
 	"lorry/engine"
 	"lorry/queue"
+	"lorry/record"
 )
 
 // batchRoad is what dispatchers need of batches: what there is to feed, and how lines are read. Its view is filled by a
@@ -373,7 +373,7 @@ func (d *dispatcher) closeBatches() {
 // onLines takes in which lines have ended, as onDone does of singles.
 func (d *dispatcher) onLines(ctx context.Context, id string, m *nats.Msg) {
 	var done queue.LinesDone
-	if json.Unmarshal(m.Data, &done) != nil {
+	if record.Unmarshal(m.Data, &done) != nil {
 		return
 	}
 	ln := d.lanes[queue.Batch]
