@@ -88,9 +88,11 @@ func errNUL(param string) error {
 
 // jsonHasNUL says whether a string or key of the JSON value holds U+0000. Only text that may hold it is parsed.
 func jsonHasNUL(raw json.RawMessage) bool {
-	if !bytes.Contains(raw, []byte(`\u0000`)) && bytes.IndexByte(raw, 0) < 0 {
-		return false
-	}
+	return (bytes.Contains(raw, []byte(`\u0000`)) || bytes.IndexByte(raw, 0) >= 0) && parsedHasNUL(raw)
+}
+
+// parsedHasNUL is apart for its decoder, which would have the stack of every request's goroutine grow.
+func parsedHasNUL(raw json.RawMessage) bool {
 	for d := json.NewDecoder(bytes.NewReader(raw)); ; {
 		switch t, err := d.Token(); {
 		case err != nil:

@@ -1,7 +1,9 @@
 package echo
 
 import (
+	"cmp"
 	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 
@@ -22,7 +24,7 @@ type answer struct {
 // newAnswer applies max_tokens, then the stop strings to what is left: that is what a model would have come to.
 func newAnswer(r *engine.Request, prompt int, said string) *answer {
 	s := r.Sampling
-	a := &answer{n: s.N, prompt: prompt, words: split(said), finish: engine.FinishStop}
+	a := &answer{n: s.N, prompt: prompt, words: split(said, cmp.Or(s.MaxTokens, math.MaxInt-1)+1), finish: engine.FinishStop}
 	a.logprobs, a.top = s.Logprobs, s.TopLogprobs > 0
 	if r.Kind == engine.Text && r.Echo {
 		a.echo = r.Prompt
@@ -51,7 +53,7 @@ func (a *answer) stop(stops []string) {
 		}
 	}
 	if end < len(text) {
-		a.words, a.finish = split(text[:end]), engine.FinishStop
+		a.words, a.finish = split(text[:end], math.MaxInt), engine.FinishStop
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -265,7 +264,7 @@ func (e *Engine) speak(ctx context.Context, a *answer, r *engine.Request, emit f
 func read(r *engine.Request) (int, string, error) {
 	switch r.Kind {
 	case engine.Text:
-		return len(split(r.Prompt)), r.Prompt, nil
+		return count(r.Prompt), r.Prompt, nil
 	case engine.Embed:
 		return countInputs(r.Inputs), "", nil
 	}
@@ -275,7 +274,7 @@ func read(r *engine.Request) (int, string, error) {
 	}
 	words, said, user := 0, "", false
 	for _, m := range messages {
-		words += len(split(string(m.Content)))
+		words += count(string(m.Content))
 		if m.Role == "user" || !user {
 			said, user = string(m.Content), user || m.Role == "user"
 		}
@@ -283,14 +282,33 @@ func read(r *engine.Request) (int, string, error) {
 	return words, said, nil
 }
 
-// split cuts text into words, each with the space before it; space at the end belongs to the last word.
-func split(text string) []string {
-	words := make([]string, 0, 1+strings.Count(text, " "))
+// count is how many words a text has: split's, without them.
+func count(text string) (n int) {
+	inside := false
+	for i := range len(text) {
+		blank := blank(text[i])
+		if blank && inside {
+			n++
+		}
+		inside = !blank
+	}
+	if inside || n == 0 && text != "" {
+		n++
+	}
+	return n
+}
+
+// split cuts text into words, each with the space before it; space at the end belongs to the last word. It may stop behind
+// most words.
+func split(text string, most int) []string {
+	var words []string
 	last, start, inside := 0, 0, false
 	for i := range len(text) {
 		blank := blank(text[i])
 		if blank && inside {
-			words = append(words, text[start:i])
+			if words = append(words, text[start:i]); len(words) == most {
+				return words
+			}
 			last, start = start, i
 		}
 		inside = !blank

@@ -24,7 +24,7 @@ func embed(r *engine.Request) *engine.Completion {
 
 func countInputs(list []engine.Input) (n int) {
 	for _, in := range list {
-		n += len(split(in.Text)) + len(in.Tokens)
+		n += count(in.Text) + len(in.Tokens)
 	}
 	return n
 }
