@@ -94,6 +94,12 @@ func (bs *Batches) seen(e jetstream.KeyValueEntry, see func(Batch)) {
 	}
 }
 
+// AllEnded says whether every line has a verdict, by RESULTS, which has one message a line.
+func (bs *Batches) AllEnded(ctx context.Context, b Batch) (bool, error) {
+	n, err := bs.cfg.Queue.Count(ctx, queue.StreamResults, queue.LinesSubject(b.Tenant, b.ID))
+	return n == b.Counts.Total, err
+}
+
 // Ended are the lines that have verdicts, by RESULTS.
 func (bs *Batches) Ended(ctx context.Context, b Batch) (*Set, error) {
 	subjects, err := bs.cfg.Queue.Subjects(ctx, queue.StreamResults, queue.LinesSubject(b.Tenant, b.ID))

@@ -68,9 +68,6 @@ func (f *finishing) write(ctx context.Context) (c Counts, u Usage, err error) {
 	return c, u, err
 }
 
-// readAtOnce is how many results one request reads.
-const readAtOnce = 512
-
 // results writes the lines that have verdicts.
 func (f *finishing) results(ctx context.Context, c *Counts, u *Usage) error {
 	for vs, err := range f.pages(ctx) {
@@ -108,7 +105,7 @@ func (f *finishing) pages(ctx context.Context) iter.Seq2[[]*result.Verdict, erro
 	}
 }
 
-// page is what one request read, and once decoded its verdicts.
+// page is some messages, and once decoded its verdicts.
 type page struct {
 	ms  []queue.Stored
 	vs  []*result.Verdict
@@ -129,7 +126,7 @@ func decodePages(ctx context.Context, from <-chan page, to chan<- page) {
 }
 
 func (f *finishing) readPages(ctx context.Context, to chan<- page) {
-	for ms, err := range f.bs.cfg.Queue.Pages(ctx, queue.StreamResults, queue.LinesSubject(f.b.Tenant, f.b.ID), 0, readAtOnce) {
+	for ms, err := range f.bs.cfg.Queue.Scan(ctx, queue.StreamResults, queue.LinesSubject(f.b.Tenant, f.b.ID)) {
 		select {
 		case to <- page{ms: ms, err: err}:
 		case <-ctx.Done():

@@ -296,17 +296,20 @@ func (l *lines) counted(ctx context.Context) bool {
 }
 
 func (l *lines) settle(ctx context.Context, s *source) error {
-	if err := l.verify(ctx); err != nil {
+	over, err := l.road.batches.AllEnded(ctx, l.b)
+	if err != nil {
 		return err
 	}
-	if l.ended.Full() {
+	if over {
 		_, err := l.road.batches.Finalize(ctx, l.b.Tenant, l.b.ID)
 		if _, moved := errors.AsType[*batch.StatusError](err); moved {
 			return nil // its owner or its deadline was quicker
 		}
 		return err
 	}
-	var err error
+	if err := l.verify(ctx); err != nil {
+		return err
+	}
 	if l.elsewhere, err = l.waiting(ctx); err != nil {
 		return err
 	}
