@@ -121,7 +121,7 @@ func (c *Config) pins() (string, error) {
 func (c *Config) adaptersDir() string { return filepath.Join(c.Data, "adapters") }
 
 // adapters registers those of the settings, and is where an engine's are fetched and tried: nil for one that has its own.
-func (s *stores) adapters(ctx context.Context, cfg *Config, eng *opened) (_ *worker.Adapters, done func(), err error) {
+func (s *stores) adapters(ctx context.Context, cfg *Config, eng *opened) (_ *worker.Weights, done func(), err error) {
 	done = func() {}
 	if eng.kind != "llama" {
 		return nil, done, nil
@@ -141,12 +141,12 @@ func (s *stores) adapters(ctx context.Context, cfg *Config, eng *opened) (_ *wor
 }
 
 // newAdapters fetches adapters of a base, and tries each before it comes into the folder from which engines load it.
-func (s *stores) newAdapters(cfg *Config, base string) (*worker.Adapters, error) {
+func (s *stores) newAdapters(cfg *Config, base string) (*worker.Weights, error) {
 	check, err := newAdapterCheck(cfg, base)
 	if err != nil {
 		return nil, err
 	}
-	return worker.NewAdapters(worker.AdaptersConfig{Store: s.weights, Dir: cfg.adaptersDir(), Try: check.try, Timeout: fetchTime + check.Limit, Log: s.log})
+	return worker.NewWeights(worker.WeightsConfig{Store: s.weights, Dir: cfg.adaptersDir(), Try: check.try, Timeout: fetchTime + check.Limit, Log: s.log})
 }
 
 // fetchTime bounds the copying of an adapter from its store, in front of its check.
@@ -165,7 +165,7 @@ func newAdapterCheck(cfg *Config, base string) (c adapterCheck, err error) {
 	return c, err
 }
 
-// try is worker.AdaptersConfig's Try.
+// try is worker.WeightsConfig's Try.
 func (c adapterCheck) try(ctx context.Context, file string) error {
 	c.Args = append(slices.Clone(c.Args), file)
 	var report json.RawMessage
@@ -197,7 +197,7 @@ func (s *stores) triesAdapters(cfg *Config) func(context.Context, registry.Model
 }
 
 // sweepAdapters clears the folder of what nothing names any more, now and then, until stop is called.
-func (s *stores) sweepAdapters(ctx context.Context, a *worker.Adapters) (stop func()) {
+func (s *stores) sweepAdapters(ctx context.Context, a *worker.Weights) (stop func()) {
 	if a == nil {
 		return func() {}
 	}
@@ -207,7 +207,7 @@ func (s *stores) sweepAdapters(ctx context.Context, a *worker.Adapters) (stop fu
 	return func() { cancel(); wg.Wait() }
 }
 
-func (s *stores) sweepOnce(a *worker.Adapters) {
+func (s *stores) sweepOnce(a *worker.Weights) {
 	switch n, err := a.Sweep(s.namesAdapter); {
 	case err != nil:
 		s.log.Warn().Err(err).Msg("the adapters' folder is not swept")
@@ -222,7 +222,7 @@ func (s *stores) namesAdapter(digest string) bool {
 }
 
 // addAdapter registers one of the settings' adapters, unless that was done before.
-func (s *stores) addAdapter(ctx context.Context, cfg *Config, eng *opened, from *worker.Adapters, a AdapterFile) error {
+func (s *stores) addAdapter(ctx context.Context, cfg *Config, eng *opened, from *worker.Weights, a AdapterFile) error {
 	if a.Base == "" {
 		info, err := eng.Info(ctx)
 		if err != nil {

@@ -298,3 +298,14 @@ func TestDeadProcess(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRoom: what is asked about is added to what must stay free.
+func TestRoom(t *testing.T) {
+	dir := t.TempDir()
+	if err := Room(dir, 1<<60); !errors.Is(err, ErrFull) {
+		t.Errorf("an exabyte fits: %v", err)
+	}
+	if err := room(dir, 1, 0); err != nil {
+		t.Errorf("nothing does not fit: %v", err)
+	}
+}

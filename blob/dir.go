@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -154,18 +155,34 @@ func (d *Dir) sync(name string) error {
 	return nil
 }
 
-// room is ErrFull when too little of the disk is free. A disk that does not say is taken for empty.
-func (d *Dir) room() error {
+// room is ErrFull when too little of the disk is free.
+func (d *Dir) room() error { return room(d.cfg.Dir, d.cfg.MinFree, 0) }
+
+// Room is ErrFull when too little of a folder's disk would be free beside so many bytes more.
+func Room(dir string, bytes int64) error { return room(dir, 0, bytes) }
+
+// room takes a disk that does not say for empty. least is DirConfig's MinFree.
+func room(dir string, least, more int64) error {
 	var st syscall.Statfs_t
-	if syscall.Statfs(d.cfg.Dir, &st) != nil {
+	if syscall.Statfs(dir, &st) != nil {
 		return nil
 	}
-	least := d.cfg.MinFree
 	if least == 0 {
 		least = min(defaultFree, int64(st.Blocks)*int64(st.Bsize)/20)
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free < least {
-		return fmt.Errorf("blob: %d bytes are free of %d that must be: %w", free, least, ErrFull)
+	if free := int64(st.Bavail) * int64(st.Bsize); free-more < least {
+		return fmt.Errorf("blob: %d bytes are free beside %d more, of %d that must be: %w", free-more, more, least, ErrFull)
+	}
+	return nil
+}
+
+// Link gives a blob's file a second name, on the same disk. It stays when the blob is deleted.
+func (d *Dir) Link(digest, path string) error {
+	if !Valid(digest) {
+		return notFound(digest)
+	}
+	if err := os.Link(filepath.Join(d.cfg.Dir, place(digest)), path); err != nil {
+		return fmt.Errorf("blob: link %s: %w", digest, err)
 	}
 	return nil
 }

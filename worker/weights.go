@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -19,15 +21,17 @@ import (
 	"lorry/engine"
 )
 
-// AdaptersConfig says where adapters come from, and where the engine reads them. Store and Dir are required.
-type AdaptersConfig struct {
-	// Store holds all adapters of the fleet.
+// WeightsConfig says where models' or adapters' files come from, and where the engine reads them. Store and Dir are required.
+type WeightsConfig struct {
+	// What they are, for people: "adapter", which it is when empty, or "model".
+	What string
+	// Store holds all of the fleet.
 	Store blob.Store
 	// Dir is the engine's folder of them: each under its digest. Several workers of a host may share it. What was
-	// fetched stays until Sweep finds it unused.
+	// fetched stays until Sweep finds it unused. Where the store is a folder of the same disk, files are linked, not copied.
 	Dir string
 	// Try, if not nil, looks at a file that nobody trusts yet before it comes into Dir: in a process of its own, for
-	// llama.cpp may end the one that loads it. An *engine.Error of class Invalid refuses the adapter, and is remembered
+	// llama.cpp may end the one that loads it. An *engine.Error of class Invalid refuses the file, and is remembered
 	// for a while; after any other error it is tried again when it is needed next. What is in Dir was tried.
 	Try func(ctx context.Context, file string) error
 	// Timeout bounds a fetch. 0: 10 minutes.
@@ -35,16 +39,17 @@ type AdaptersConfig struct {
 	Log     zerolog.Logger
 }
 
-// Adapters are fetched by their digests before an engine needs them. Its methods may be called from many goroutines.
-type Adapters struct {
-	cfg AdaptersConfig
+// Weights are files that are fetched by their digests before an engine needs them. Its methods may be called from many
+// goroutines.
+type Weights struct {
+	cfg WeightsConfig
 
 	mu      sync.Mutex
 	flights map[string]*flight
 	refused map[string]refusal
 }
 
-// refusal is why Try refused an adapter, and when.
+// refusal is why Try refused a file, and when.
 type refusal struct {
 	err error
 	at  time.Time
@@ -56,28 +61,26 @@ const refusedFor = time.Hour
 
 func (r refusal) stands() bool { return time.Since(r.at) < refusedFor }
 
-// flight is a fetch under way, that all who need the adapter wait for.
+// flight is a fetch under way, that all who need the file wait for.
 type flight struct {
 	done chan struct{}
 	err  error // read after done
 }
 
-// NewAdapters makes the folder.
-func NewAdapters(c AdaptersConfig) (*Adapters, error) {
-	if c.Timeout == 0 {
-		c.Timeout = 10 * time.Minute
-	}
+// NewWeights makes the folder.
+func NewWeights(c WeightsConfig) (*Weights, error) {
+	c.Timeout, c.What = cmp.Or(c.Timeout, 10*time.Minute), cmp.Or(c.What, "adapter")
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("worker: make the adapters' folder: %w", err)
+		return nil, fmt.Errorf("worker: make a folder for each %s: %w", c.What, err)
 	}
-	return &Adapters{cfg: c, flights: map[string]*flight{}, refused: map[string]refusal{}}, nil
+	return &Weights{cfg: c, flights: map[string]*flight{}, refused: map[string]refusal{}}, nil
 }
 
-// Fetch returns when an adapter is in the folder. One that the store does not have is engine.NotFound, one that can't be
+// Fetch returns when a file is in the folder. One that the store does not have is engine.NotFound, one that can't be
 // used engine.Invalid; a store that does not answer is engine.Unavailable.
-func (a *Adapters) Fetch(ctx context.Context, digest string) error {
+func (a *Weights) Fetch(ctx context.Context, digest string) error {
 	if !blob.Valid(digest) {
-		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the adapter %.80q is no digest", digest)
+		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the %s %.80q is no digest", a.cfg.What, digest)
 	}
 	there, err := a.use(digest)
 	if there || err != nil {
@@ -92,17 +95,17 @@ func (a *Adapters) Fetch(ctx context.Context, digest string) error {
 	}
 }
 
-// need is Fetch for a request. Nil Adapters need nothing: the engine has its own.
-func (a *Adapters) need(ctx context.Context, digest string) error {
+// need is Fetch for a request. Nil Weights need nothing: the engine has its own.
+func (a *Weights) need(ctx context.Context, digest string) error {
 	if a == nil || digest == "" {
 		return nil
 	}
 	return a.Fetch(ctx, digest)
 }
 
-// join is the fetch that is under way, or a new one, or what refused the adapter lately. It goes on when the request that
+// join is the fetch that is under way, or a new one, or what refused the file lately. It goes on when the request that
 // began it ends: others wait for it.
-func (a *Adapters) join(digest string) *flight {
+func (a *Weights) join(digest string) *flight {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if f := a.flights[digest]; f != nil {
@@ -132,22 +135,22 @@ func (a *Adapters) join(digest string) *flight {
 	return f
 }
 
-func (a *Adapters) fetch(ctx context.Context, digest string) error {
-	began := time.Now()
-	err := a.copy(ctx, digest)
+func (a *Weights) fetch(ctx context.Context, digest string) error {
+	began, what := time.Now(), a.cfg.What
+	err := a.bring(ctx, digest)
 	switch {
 	case errors.Is(err, engine.ErrInvalid):
-		a.cfg.Log.Warn().Err(err).Str("adapter", digest).Str("stderr", engine.AsError(err).Stderr).Msg("adapter refused")
+		a.cfg.Log.Warn().Err(err).Str(what, digest).Str("stderr", engine.AsError(err).Stderr).Msg(what + " refused")
 		return err
 	case errors.Is(err, blob.ErrNotFound):
-		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the adapter %s is not stored: push it again (lorry model push)", digest)
+		return engine.Errorf(engine.NotFound, engine.CodeModelNotFound, "model", "the %s %s is not stored: push it again (lorry model push)", what, digest)
 	case errors.Is(err, errDamaged):
 		return engine.Errorf(engine.Internal, "", "", "%v: push it again (lorry model push)", err)
 	case err != nil:
-		a.cfg.Log.Warn().Err(err).Str("adapter", digest).Msg("adapter not fetched")
-		return engine.Errorf(engine.Unavailable, "", "", "the adapter %s can't be fetched: %v", digest, err)
+		a.cfg.Log.Warn().Err(err).Str(what, digest).Msg(what + " not fetched")
+		return engine.Errorf(engine.Unavailable, "", "", "the %s %s can't be fetched: %v", what, digest, err)
 	}
-	a.cfg.Log.Info().Str("adapter", digest).Dur("took", time.Since(began)).Msg("adapter fetched")
+	a.cfg.Log.Info().Str(what, digest).Dur("took", time.Since(began)).Msg(what + " fetched")
 	return nil
 }
 
@@ -155,35 +158,109 @@ func (a *Adapters) fetch(ctx context.Context, digest string) error {
 const fetching = ".fetch-"
 
 // errDamaged is a blob with other bytes than its digest says.
-var errDamaged = errors.New("the stored bytes of the adapter are damaged")
+var errDamaged = errors.New("the stored bytes are damaged")
 
-// copy puts a blob into the folder by rename, once its bytes are on disk, are what the digest says, and were tried.
-func (a *Adapters) copy(ctx context.Context, digest string) error {
-	from, err := a.cfg.Store.Open(ctx, digest)
+// bring puts a blob into the folder by rename, once its bytes are on disk, are what the digest says, and were tried.
+func (a *Weights) bring(ctx context.Context, digest string) error {
+	file := filepath.Join(a.cfg.Dir, fetching+rand.Text())
+	defer os.Remove(file) // gone already after success
+	sum, err := a.link(digest, file)
+	if err != nil {
+		sum, err = a.copy(ctx, digest, file)
+	}
 	if err != nil {
 		return err
 	}
-	defer from.Close()
-	to, err := os.CreateTemp(a.cfg.Dir, fetching+"*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(to.Name()) // gone already after success
-	defer to.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(to, sum), from); err != nil {
-		return err
-	}
-	if hex.EncodeToString(sum.Sum(nil)) != digest {
+	if sum != digest {
 		return fmt.Errorf("%w: %s", errDamaged, digest)
 	}
-	if err := to.Sync(); err != nil {
-		return err
-	}
 	if a.cfg.Try != nil {
-		if err := a.cfg.Try(ctx, to.Name()); err != nil {
+		if err := a.cfg.Try(ctx, file); err != nil {
 			return err
 		}
 	}
-	return os.Rename(to.Name(), filepath.Join(a.cfg.Dir, digest))
+	return os.Rename(file, filepath.Join(a.cfg.Dir, digest))
+}
+
+// linker is a store that can give a blob's file a second name.
+type linker interface {
+	Link(digest, path string) error
+}
+
+// link is copy without copying, and its digest; an error where that can't be done.
+func (a *Weights) link(digest, path string) (sum string, err error) {
+	store, ok := a.cfg.Store.(linker)
+	if !ok {
+		return "", errors.ErrUnsupported
+	}
+	if err := store.Link(digest, path); err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err == nil {
+		defer f.Close()
+		sum, err = a.read(f, io.Discard, digest, 0)
+	}
+	return sum, errors.Join(err, removeAfter(err, path))
+}
+
+// removeAfter makes room for another try.
+func removeAfter(err error, path string) error {
+	if err == nil {
+		return nil
+	}
+	return os.Remove(path)
+}
+
+// copy copies a blob to disk, and says its digest.
+func (a *Weights) copy(ctx context.Context, digest, path string) (sum string, err error) {
+	from, err := a.cfg.Store.Open(ctx, digest)
+	if err != nil {
+		return "", err
+	}
+	defer from.Close()
+	info, err := a.cfg.Store.Stat(ctx, digest)
+	if err != nil {
+		return "", err
+	}
+	if err := blob.Room(a.cfg.Dir, info.Size); err != nil {
+		return "", err
+	}
+	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer to.Close()
+	if sum, err = a.read(from, to, digest, info.Size); err != nil {
+		return "", err
+	}
+	return sum, errors.Join(to.Sync(), to.Close())
+}
+
+// read copies, and tells the log now and then how far it is of a whole of so many bytes.
+func (a *Weights) read(from io.Reader, to io.Writer, digest string, of int64) (string, error) {
+	sum := sha256.New()
+	p := &progress{say: func(done int64) {
+		a.cfg.Log.Info().Str(a.cfg.What, digest).Int64("bytes", done).Int64("of", of).Msg("fetching a " + a.cfg.What)
+	}, last: time.Now()}
+	_, err := io.Copy(io.MultiWriter(to, sum, p), from)
+	return hex.EncodeToString(sum.Sum(nil)), err
+}
+
+// progress counts what is written, and says so each progressEvery.
+type progress struct {
+	say  func(done int64)
+	done int64
+	last time.Time
+}
+
+const progressEvery = 10 * time.Second
+
+func (p *progress) Write(b []byte) (int, error) {
+	p.done += int64(len(b))
+	if now := time.Now(); now.Sub(p.last) >= progressEvery {
+		p.last = now
+		p.say(p.done)
+	}
+	return len(b), nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,10 +53,10 @@ func adapterStore(t *testing.T) *counted {
 	return c
 }
 
-func newAdapters(t *testing.T, store blob.Store) (*Adapters, string) {
+func newWeights(t *testing.T, store blob.Store) (*Weights, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "adapters")
-	a, err := NewAdapters(AdaptersConfig{Store: store, Dir: dir, Log: zerolog.Nop()})
+	a, err := NewWeights(WeightsConfig{Store: store, Dir: dir, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,7 @@ func TestAdapterIsTried(t *testing.T) {
 			store := adapterStore(t)
 			ref, err := store.Put(t.Context(), strings.NewReader("weights"), 0, nil)
 			ok(t, err)
-			a, dir := newAdapters(t, store)
+			a, dir := newWeights(t, store)
 			tries := 0
 			a.cfg.Try = func(_ context.Context, file string) error {
 				tries++
@@ -128,7 +129,7 @@ func TestRefusalEnds(t *testing.T) {
 // TestAdaptersSweep removes what is unnamed, and was not needed for a day.
 func TestAdaptersSweep(t *testing.T) {
 	store := adapterStore(t)
-	a, dir := newAdapters(t, store)
+	a, dir := newWeights(t, store)
 	put := func(text string, age time.Duration) string {
 		ref, err := store.Put(t.Context(), strings.NewReader(text), 0, nil)
 		ok(t, err)
@@ -167,7 +168,7 @@ func TestAdapterIsFetchedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	store.wait = make(chan struct{})
-	a, dir := newAdapters(t, store)
+	a, dir := newWeights(t, store)
 	impatient, leave := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -217,7 +218,7 @@ func TestAdapterThatCannotBeFetched(t *testing.T) {
 			if c.spoil != nil {
 				c.spoil(t, store, c.digest)
 			}
-			a, dir := newAdapters(t, store)
+			a, dir := newWeights(t, store)
 			if err := a.need(t.Context(), c.digest); !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
@@ -234,7 +235,7 @@ func TestJobWithoutItsAdapter(t *testing.T) {
 	e, err := echo.New(echo.Config{})
 	ok(t, err)
 	t.Cleanup(func() { _ = e.Close() })
-	a, _ := newAdapters(t, adapterStore(t))
+	a, _ := newWeights(t, adapterStore(t))
 	r.start(e, func(c *Config) { c.Adapters = a })
 	lost := r.job("lost", "one two")
 	lost.Request.Model.Adapter = strings.Repeat("a", 64)
@@ -258,3 +259,46 @@ func (o other) Open(context.Context, string) (io.ReadSeekCloser, error) {
 type readSeekCloser struct{ *strings.Reader }
 
 func (readSeekCloser) Close() error { return nil }
+
+// TestWeightsAreLinked: a file of the same disk is not there twice, and outlives the store's own.
+func TestWeightsAreLinked(t *testing.T) {
+	store := adapterStore(t).Store
+	ref, err := store.Put(t.Context(), strings.NewReader("weights"), 0, nil)
+	ok(t, err)
+	dir := t.TempDir()
+	a, err := NewWeights(WeightsConfig{What: "model", Store: store, Dir: dir, Log: zerolog.Nop()})
+	ok(t, err)
+	ok(t, a.Fetch(t.Context(), ref.Digest))
+	st, err := os.Stat(filepath.Join(dir, ref.Digest))
+	ok(t, err)
+	if sys, _ := st.Sys().(*syscall.Stat_t); sys.Nlink != 2 {
+		t.Errorf("it has %d names, want 2", sys.Nlink)
+	}
+	ok(t, store.Delete(t.Context(), ref.Digest))
+	if b, err := os.ReadFile(filepath.Join(dir, ref.Digest)); err != nil || string(b) != "weights" {
+		t.Errorf("%q, %v", b, err)
+	}
+	ok(t, a.Drop(ref.Digest, func(string) bool { return true }))
+	ok(t, a.Drop(ref.Digest, func(string) bool { return false }))
+	if left := inside(t, dir); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if err := a.Fetch(t.Context(), ref.Digest); !errors.Is(err, engine.ErrNotFound) || !strings.Contains(err.Error(), "the model "+ref.Digest+" is not stored") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestWeightsTellHowFarTheyAre now and then, not at each write.
+func TestWeightsTellHowFarTheyAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said []int64
+		p := &progress{say: func(done int64) { said = append(said, done) }, last: time.Now()}
+		for range 5 {
+			_, _ = p.Write(make([]byte, 100))
+			time.Sleep(progressEvery / 2)
+		}
+		if !slices.Equal(said, []int64{300, 500}) {
+			t.Errorf("said %v", said)
+		}
+	})
+}

@@ -13,13 +13,13 @@ import (
 	"lorry/blob"
 )
 
-// unusedFor is how long an adapter that nothing names stays in the folder after its last request. The engine opens it
+// unusedFor is how long a file that nothing names stays in the folder after its last request. The engine opens it
 // soon after that, if at all.
 const unusedFor = 24 * time.Hour
 
-// Sweep removes the adapters that named does not know of and no request needed for a day, and says how many these were.
+// Sweep removes the files that named does not know of and no request needed for a day, and says how many these were.
 // One that is needed again is fetched again.
-func (a *Adapters) Sweep(named func(digest string) bool) (n int, err error) {
+func (a *Weights) Sweep(named func(digest string) bool) (n int, err error) {
 	unlock, err := a.lock(syscall.LOCK_EX)
 	if err != nil {
 		return 0, err
@@ -27,7 +27,7 @@ func (a *Adapters) Sweep(named func(digest string) bool) (n int, err error) {
 	defer unlock()
 	files, err := os.ReadDir(a.cfg.Dir)
 	if err != nil {
-		return 0, fmt.Errorf("worker: sweep adapters: %w", err)
+		return 0, fmt.Errorf("worker: sweep %s: %w", a.cfg.Dir, err)
 	}
 	var errs []error
 	for _, f := range files {
@@ -43,13 +43,26 @@ func (a *Adapters) Sweep(named func(digest string) bool) (n int, err error) {
 	return n, errors.Join(errs...)
 }
 
-// unneeded are files of adapters without a name, and what a process that died was fetching.
+// Drop removes a file at once that named does not know of. One that is needed again is fetched again.
+func (a *Weights) Drop(digest string, named func(digest string) bool) error {
+	unlock, err := a.lock(syscall.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !blob.Valid(digest) || named(digest) {
+		return nil
+	}
+	return os.Remove(filepath.Join(a.cfg.Dir, digest))
+}
+
+// unneeded are files without a name, and what a process that died was fetching.
 func unneeded(file string, named func(string) bool) bool {
 	return blob.Valid(file) && !named(file) || strings.HasPrefix(file, fetching)
 }
 
-// use says whether an adapter is in the folder, and has Sweep stay away from it: its time is when it was needed last.
-func (a *Adapters) use(digest string) (there bool, err error) {
+// use says whether a file is in the folder, and has Sweep stay away from it: its time is when it was needed last.
+func (a *Weights) use(digest string) (there bool, err error) {
 	unlock, err := a.lock(syscall.LOCK_SH)
 	if err != nil {
 		return false, err
@@ -60,13 +73,13 @@ func (a *Adapters) use(digest string) (there bool, err error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("worker: use adapter %s: %w", digest, err)
+		return false, fmt.Errorf("worker: use %s %s: %w", a.cfg.What, digest, err)
 	}
 	return true, nil
 }
 
 // lock keeps those who use the folder and who sweep it apart, also in different processes.
-func (a *Adapters) lock(how int) (unlock func(), err error) {
+func (a *Weights) lock(how int) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(a.cfg.Dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil {
 		if err = syscall.Flock(int(f.Fd()), how); err == nil {
@@ -74,5 +87,5 @@ func (a *Adapters) lock(how int) (unlock func(), err error) {
 		}
 		_ = f.Close()
 	}
-	return nil, fmt.Errorf("worker: lock the adapters' folder: %w", err)
+	return nil, fmt.Errorf("worker: lock %s: %w", a.cfg.Dir, err)
 }

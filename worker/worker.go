@@ -28,7 +28,7 @@ type Config struct {
 	Results *result.Store
 	Engine  engine.Engine
 	// Adapters are fetched before the engine needs them. Nil: it has its own.
-	Adapters *Adapters
+	Adapters *Weights
 	// Slots is how many jobs run at the same moment. 0: what the engine says.
 	Slots int
 	// MaxAttempts is how often a job may fail by the engine's fault. 0: 3.
