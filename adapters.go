@@ -121,28 +121,20 @@ func (c *Config) pins() (string, error) {
 func (c *Config) adaptersDir() string { return filepath.Join(c.Data, "adapters") }
 
 // adapters registers those of the settings, and is where an engine's are fetched and tried: nil for one that has its own.
-func (s *stores) adapters(ctx context.Context, cfg *Config, eng *opened) (_ *worker.Weights, done func(), err error) {
-	done = func() {}
+func (s *stores) adapters(ctx context.Context, cfg *Config, eng *opened) (*worker.Weights, error) {
 	if eng.kind != "llama" {
-		return nil, done, nil
-	}
-	if err := s.openWeights(ctx, func(_ string, f func()) { done = f }, cfg); err != nil {
-		return nil, nil, err
+		return nil, nil
 	}
 	a, err := s.newAdapters(cfg, eng.file)
 	for i := 0; err == nil && i < len(cfg.Adapter); i++ {
 		err = s.addAdapter(ctx, cfg, eng, a, cfg.Adapter[i])
 	}
-	if err != nil {
-		done()
-		return nil, nil, err
-	}
-	return a, done, nil
+	return a, err
 }
 
 // newAdapters fetches adapters of a base, and tries each before it comes into the folder from which engines load it.
 func (s *stores) newAdapters(cfg *Config, base string) (*worker.Weights, error) {
-	check, err := newAdapterCheck(cfg, base)
+	check, err := newCheck(cfg, "adapter", cmp.Or(cfg.AdapterCheck, 2*time.Minute), "--base", base)
 	if err != nil {
 		return nil, err
 	}
@@ -152,26 +144,29 @@ func (s *stores) newAdapters(cfg *Config, base string) (*worker.Weights, error) 
 // fetchTime bounds the copying of an adapter from its store, in front of its check.
 const fetchTime = 10 * time.Minute
 
-// adapterCheck is `lorry-engine check` on an adapter.
-type adapterCheck struct{ child.Check }
+// weightsCheck is `lorry-engine check` on a file that nobody trusts yet.
+type weightsCheck struct {
+	child.Check
+	what string // "adapter" or "model"
+}
 
-func newAdapterCheck(cfg *Config, base string) (c adapterCheck, err error) {
-	c.Limit = cmp.Or(cfg.AdapterCheck, 2*time.Minute)
+func newCheck(cfg *Config, what string, limit time.Duration, more ...string) (c weightsCheck, err error) {
+	c.what, c.Limit = what, limit
 	if c.Path, err = engineExe(); err != nil {
 		return c, err
 	}
 	lib, err := libDir(cfg)
-	c.Args = []string{"check", "--lib", lib, "--base", base}
+	c.Args = append([]string{"check", "--lib", lib}, more...)
 	return c, err
 }
 
 // try is worker.WeightsConfig's Try.
-func (c adapterCheck) try(ctx context.Context, file string) error {
+func (c weightsCheck) try(ctx context.Context, file string) error {
 	c.Args = append(slices.Clone(c.Args), file)
 	var report json.RawMessage
 	err := c.Run(ctx, &report)
 	if r, ok := errors.AsType[*child.Refusal](err); ok {
-		e := engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "model", "the adapter can't be used: %s", strings.ReplaceAll(r.Reason, file+": ", ""))
+		e := engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "model", "the %s can't be used: %s", c.what, strings.ReplaceAll(r.Reason, file+": ", ""))
 		e.Stderr = r.Stderr
 		return e
 	}
@@ -203,16 +198,16 @@ func (s *stores) sweepAdapters(ctx context.Context, a *worker.Weights) (stop fun
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { nowAndThen(ctx, func() { s.sweepOnce(a) }) })
+	wg.Go(func() { nowAndThen(ctx, func() { s.sweepOnce(a, s.namesAdapter) }) })
 	return func() { cancel(); wg.Wait() }
 }
 
-func (s *stores) sweepOnce(a *worker.Weights) {
-	switch n, err := a.Sweep(s.namesAdapter); {
+func (s *stores) sweepOnce(a *worker.Weights, named func(digest string) bool) {
+	switch n, err := a.Sweep(named); {
 	case err != nil:
-		s.log.Warn().Err(err).Msg("the adapters' folder is not swept")
+		s.log.Warn().Err(err).Msg("the folders of models and adapters are not swept")
 	case n > 0:
-		s.log.Info().Int("files", n).Msg("unused adapters removed")
+		s.log.Info().Int("files", n).Msg("unused models or adapters removed")
 	}
 }
 

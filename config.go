@@ -58,6 +58,9 @@ type Config struct {
 	Adapter       Adapters      `yaml:"adapter" env:"ADAPTER" for:"up worker" doc:"LoRA adapters (GGUF) of the model to serve: NAME=FILE[,base=NAME][,pin]; several by ; or by repeating the flag; those with pin stay in memory"`
 	AdapterMemory Size          `yaml:"adapter_memory" env:"ADAPTER_MEMORY" for:"up worker" doc:"bytes of adapters that an engine holds at the same moment; the others are loaded when they are asked for; 0: 1GiB"`
 	AdapterCheck  time.Duration `yaml:"adapter_check" env:"ADAPTER_CHECK" for:"up worker" doc:"how long a process of its own may take to load an adapter for the first time; past it the adapter is refused; 0: 2m"`
+	Models        Models        `yaml:"models" env:"MODELS" for:"up worker" doc:"pushed models (lorry model push --file) that llama serves too, each by an engine of its own with the same settings: names by commas, all, or none; empty: all"`
+	ModelMemory   Size          `yaml:"model_memory" env:"MODEL_MEMORY" for:"up worker" doc:"bytes that the files of these may take together; what does not fit, in the order of pushing, is not served here; 0: half of the GPUs' memory, or of the machine's"`
+	ModelCheck    time.Duration `yaml:"model_check" env:"MODEL_CHECK" for:"up worker" doc:"how long a process of its own may take to load a pushed model for the first time; past it the model is refused; 0: 10m"`
 	EngineHang    time.Duration `yaml:"engine_hang" env:"ENGINE_HANG" for:"up worker" doc:"how long llama's process may have work and make no step before it is killed and started again; 0: 2m; negative: for ever"`
 
 	NATS     string `yaml:"nats" env:"NATS" for:"up producer worker scheduler dashboard key webhook" secret:"url" doc:"NATS servers (nats://, tls://; several by commas); empty: the embedded one of this data folder"`
@@ -99,6 +102,8 @@ type Config struct {
 	URL    string `yaml:"url" env:"URL" for:"client key" doc:"a running Lorry; empty: the one of the data folder, else http://127.0.0.1:8080"`
 	APIKey string `yaml:"api_key" env:"API_KEY" for:"client key" secret:"true" doc:"key to show there"`
 
+	// base is the digest of ModelFile, where it is known.
+	base string
 	// sources says where each knob's value is from, by name; what is not in it has its default.
 	sources map[string]string
 }
@@ -431,8 +436,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("kv_type: %q is none of f16 and q8_0", c.KVType)
 	case c.KVType == "q8_0" && !c.Flash:
 		return errors.New("kv_type: q8_0 needs flash_attention")
-	case c.Grace < 0 || c.CacheTTL < 0 || c.ResultTTL < 0 || c.EchoDelay < 0 || c.AdapterCheck < 0:
-		return errors.New("grace, cache_ttl, result_ttl, echo_delay and adapter_check can't be negative")
+	case c.Grace < 0 || c.CacheTTL < 0 || c.ResultTTL < 0 || c.EchoDelay < 0 || c.AdapterCheck < 0 || c.ModelCheck < 0:
+		return errors.New("grace, cache_ttl, result_ttl, echo_delay, adapter_check and model_check can't be negative")
 	case (c.NATSCert == "") != (c.NATSKey == "") || (c.RedisCert == "") != (c.RedisKey == ""):
 		return errors.New("a client certificate needs both its files: …_cert and …_key")
 	case !slices.Contains([]string{"", "folder", "jetstream"}, c.Blobs) && !strings.HasPrefix(c.Blobs, "s3:"):

@@ -88,7 +88,7 @@ func openLlama(ctx context.Context, c *Config, log logger) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := digestOf(c.Data, file)
+	base, err := c.digestOfModel(file)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func openLlama(ctx context.Context, c *Config, log logger) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	args = append(args, "--adapters", c.adaptersDir(), "--pin", pins)
+	args = append(args, "--adapters", c.adaptersDir(), "--pin", pins, "--cores", filepath.Join(runDir(c.Data), "cores"))
 	for flag, n := range map[string]int{"--slots": c.Slots, "--threads": c.threads(), "--context": c.Context, "--rows": c.Rows, "--adapter-memory": int(c.AdapterMemory)} {
 		if n > 0 {
 			args = append(args, flag, strconv.Itoa(n))
@@ -174,6 +174,14 @@ type digest struct {
 }
 
 var digestMu sync.Mutex
+
+// digestOfModel is the digest of the file that llama serves, which is known of pushed ones.
+func (c *Config) digestOfModel(file string) (string, error) {
+	if c.base != "" {
+		return c.base, nil
+	}
+	return digestOf(c.Data, file)
+}
 
 // digestOf is a file's SHA-256 in hex.
 func digestOf(data, file string) (string, error) {

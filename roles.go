@@ -33,7 +33,7 @@ func (s *stores) startProducer(ctx context.Context, c *crew, cfg *Config, sealer
 		return nil, err
 	}
 	p, err := producer.New(producer.Config{
-		Weights: s.weights, TryAdapter: s.tryAdapter,
+		Weights: s.weights, TryAdapter: s.tryAdapter, TryModel: s.tryModel,
 		Queue: s.queue, Results: s.results, Registry: s.registry, Access: s.access, Files: s.files, Batches: s.batches, Sealer: sealer, Log: s.log,
 		MaxBody: int64(cfg.MaxBody), MaxModel: int64(cfg.MaxModel), TenantWaiting: cfg.TenantWaiting, Grace: cfg.Grace, WebhookAllow: []netip.Prefix(cfg.WebhookAllow),
 		Ready: ready, NoMetrics: !cfg.Metrics,
@@ -65,7 +65,7 @@ func (s *stores) startDashboard(ctx context.Context, c *crew, cfg *Config) (http
 // workerReady is how long a worker waits for the streams that others make.
 const workerReady = 30 * time.Second
 
-// work is a worker from its engine's start to its end: open, register the models, pull. The engine outlives ctx, since
+// work is a worker from its engine's start to its end, on stores whose weights are open, where llama needs them: open, register the models, pull. The engine outlives ctx, since
 // what runs may finish.
 func (s *stores) work(ctx context.Context, cfg *Config) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -78,11 +78,10 @@ func (s *stores) work(ctx context.Context, cfg *Config) error {
 	if err := retry(ctx, workerReady, func(ctx context.Context) error { return s.register(ctx, eng) }); err != nil {
 		return err
 	}
-	adapters, closer, err := s.adapters(ctx, cfg, eng)
+	adapters, err := s.adapters(ctx, cfg, eng)
 	if err != nil {
 		return err
 	}
-	defer closer()
 	devices, err := gpu.Open(gpu.Config{Log: s.log})
 	if err != nil {
 		return fmt.Errorf("worker: open devices: %w", err)
@@ -310,7 +309,15 @@ func newWorker() *cobra.Command {
 			if err := one.quantized(ctx, s.log, one.quantizes(s.log, os.Stderr)); err != nil {
 				return err
 			}
-			c.start("worker", func(ctx context.Context) error { return s.work(ctx, &one) })
+			if one.Engine == "llama" {
+				if err := s.openWeights(ctx, c.closer, &one); err != nil {
+					return err
+				}
+			}
+			c.start("worker", func(ctx context.Context) error {
+				return together(ctx, []func(context.Context) error{
+					func(ctx context.Context) error { return s.work(ctx, &one) }, func(ctx context.Context) error { return s.servePushed(ctx, &one) }})
+			})
 			return nil
 		})
 }

@@ -34,10 +34,11 @@ type stores struct {
 	blobs    blob.Store
 	files    *batch.Files
 	batches  *batch.Batches
-	weights  blob.Store // adapters
+	weights  blob.Store // models and adapters
 	log      logger
-	// tryAdapter, if not nil, tries an adapter that is pushed here.
+	// tryAdapter and tryModel, if not nil, try what is pushed here.
 	tryAdapter func(ctx context.Context, base registry.Model, digest string) error
+	tryModel   func(ctx context.Context, digest string) error
 }
 
 // openStores connects a role. open lets everybody in while no key was ever made.
@@ -81,7 +82,7 @@ func (s *stores) openFiles(ctx context.Context, c *crew, cfg *Config) error {
 	return errors.Join(s.files.Setup(ctx), s.batches.Setup(ctx))
 }
 
-// openWeights opens the store of adapters, for the roles that need it; once more does nothing.
+// openWeights opens the store of models and adapters, for the roles that need it; once more does nothing.
 func (s *stores) openWeights(ctx context.Context, closer func(string, func()), cfg *Config) (err error) {
 	if s.weights == nil {
 		s.weights, err = s.openBlobs(ctx, closer, cfg, weightsBucket)
@@ -122,7 +123,7 @@ func openS3(ctx context.Context, closer func(string, func()), at, name string) (
 	return s, nil
 }
 
-// weightsBucket holds adapters. It is not the one of clients' files, which counts its files and deletes what none has.
+// weightsBucket holds models and adapters. It is not the one of clients' files, which counts its files and deletes what none has.
 const weightsBucket = "weights"
 
 // clearEvery is how often what dead processes left half-way is looked for.

@@ -104,7 +104,7 @@ func compose(ctx context.Context, c *crew, cfg *Config, log logger) (url string,
 	if pages, err = front.startDashboard(ctx, c, cfg); err != nil {
 		return "", err
 	}
-	front.tryAdapter = front.triesAdapters(cfg)
+	front.tryAdapter, front.tryModel = front.triesAdapters(cfg), front.triesModels(cfg)
 	if api, err = front.startProducer(ctx, c, cfg, sealer, front.workerThere); err != nil {
 		return "", err
 	}
@@ -126,28 +126,37 @@ func upInstance(cfg *Config) string {
 
 // startWorkers adds the workers to the crew, as one part: they drain at the same time.
 func startWorkers(ctx context.Context, c *crew, cfg *Config, at places, log logger) error {
-	if cfg.Workers == 0 {
-		return nil
-	}
-	all := make([]*stores, cfg.Workers)
-	for i := range all {
-		var err error
-		if all[i], err = upStores(ctx, c, cfg, at, "worker "+strconv.Itoa(i+1), log); err != nil {
+	var parts []func(context.Context) error
+	for i := range cfg.Workers {
+		s, err := upStores(ctx, c, cfg, at, "worker "+strconv.Itoa(i+1), log)
+		if err == nil && cfg.Engine == "llama" {
+			err = s.openWeights(ctx, c.closer, cfg)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	c.start("workers", func(ctx context.Context) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		errs := make([]error, len(all))
-		var wg sync.WaitGroup
-		for i, s := range all {
-			wg.Go(func() { defer cancel(); errs[i] = s.work(ctx, cfg) })
+		parts = append(parts, func(ctx context.Context) error { return s.work(ctx, cfg) })
+		if i == 0 {
+			parts = append(parts, func(ctx context.Context) error { return s.servePushed(ctx, cfg) })
 		}
-		wg.Wait()
-		return errors.Join(errs...)
-	})
+	}
+	if len(parts) > 0 {
+		c.start("workers", func(ctx context.Context) error { return together(ctx, parts) })
+	}
 	return nil
+}
+
+// together runs parts until ctx or one of them ends, and returns when all have.
+func together(ctx context.Context, parts []func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	for i, run := range parts {
+		wg.Go(func() { defer cancel(); errs[i] = run(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // startServers starts what the settings do not say to be elsewhere, and tells other processes where all is.

@@ -36,7 +36,8 @@ func (p Push) query() string {
 }
 
 // Push registers a model. The client's key must be an admin's. The file, of size bytes, is streamed, once; a server that
-// refuses the push gets none of it.
+// refuses the push answers while it is sent. Expect: 100-continue would be the wrong header here: behind it net/http drops
+// the connection of a body that it has not read to its end, and the answer with it.
 func (c *Client) Push(ctx context.Context, p Push, file io.Reader, size int64) (m Model, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.target.URL+"/lorry/v1/models?"+p.query(), io.NopCloser(file))
 	if err != nil {
@@ -44,7 +45,6 @@ func (c *Client) Push(ctx context.Context, p Push, file io.Reader, size int64) (
 	}
 	req.ContentLength = size // a file that is cut off on its way is no model
 	req.Header.Set("Content-Type", "application/octet-stream")
-	req.Header.Set("Expect", "100-continue")
 	resp, err := c.exchange(ctx, req)
 	if err != nil {
 		return m, err
