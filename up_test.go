@@ -527,7 +527,7 @@ func TestErrors(t *testing.T) {
 		"no model":               {args: []string{"model", "path", "smollm2", "--model-file", "/none.gguf", "--model-name", "smollm2"}, code: 1, want: "name a GGUF file with --model-file"},
 		"another model":          {args: []string{"model", "path", "gpt", "--model-file", file}, code: 1, want: "no model gpt here"},
 		"adapter before a URL":   {args: []string{"up", "--data", data, "--engine", "http://127.0.0.1:1", "--adapter", "poet=x.gguf"}, code: 2, want: "only the engine llama serves adapters"},
-		"push of nothing":        {args: []string{"model", "push", "poet"}, code: 2, want: "--adapter and --base are needed"},
+		"push of nothing":        {args: []string{"model", "push", "poet"}, code: 2, want: "or an adapter's with --adapter and --base"},
 		"nobody to join":         {args: []string{"worker", "--engine", "echo", "--data", data}, code: 1, want: "name the servers with --nats and --redis"},
 		"folder that is a file":  {args: []string{"up", "--engine", "echo", "--data", file}, code: 1, want: "name another one with --data"},
 		"nobody answers":         {args: []string{"job", "list", "--url", "http://127.0.0.1:1"}, code: 1, want: "start one with `lorry up`"},

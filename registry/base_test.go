@@ -25,6 +25,9 @@ func TestAddModel(t *testing.T) {
 	}
 	want := Model{V: V, Name: "my", Base: m.Base, Runtime: "llama", OwnedBy: "ops", Stored: true, Size: int64(len(enginetest.TinyModel(t, 1))), Format: "f16"}
 	got, err := r.Resolve("my")
+	if err != nil {
+		t.Fatal(err)
+	}
 	want.Created = got.Created
 	if _, err := store.Stat(t.Context(), m.Base); err != nil || got != want || !blob.Valid(m.Base) {
 		t.Errorf("registered %+v, %v, want %+v", got, err, want)

@@ -107,6 +107,9 @@ func TestCoresAlone(t *testing.T) {
 	}
 	var c cores
 	c.Lock()
+	if c.held {
+		t.Error("it has a turn where there are none")
+	}
 	c.Unlock()
 	c.close()
 }
