@@ -21,7 +21,7 @@ func (r *Request) checkKind() error {
 		return Errorf(Invalid, CodeInvalidValue, "n", "n must be at least 1")
 	}
 	switch r.Kind {
-	case Chat:
+	case Chat, Count:
 		return checkMessages(r.Messages)
 	case Embed:
 		return r.checkInputs()

@@ -40,6 +40,8 @@ const (
 	// Tokenize makes tokens of Prompt, without a token for its beginning. The texts of control tokens in it become those
 	// tokens, as in a Text prompt.
 	Tokenize Kind = "tokenize"
+	// Count counts the tokens of the prompt that Chat would compute, as Usage.PromptTokens. Nothing is computed.
+	Count Kind = "count"
 	// Detokenize makes text of Tokens. Control tokens are spelled out, so that it is Tokenize's inverse.
 	Detokenize Kind = "detokenize"
 )
@@ -183,7 +185,7 @@ type Logprob struct {
 
 // Completion is the whole answer to a request.
 type Completion struct {
-	// Choices are the answers; one for Tokenize, without a text, and Detokenize, none for Embed.
+	// Choices are the answers; one for Tokenize and Count, without a text, and Detokenize, none for Embed.
 	Choices []Choice `json:"choices"`
 	// Embeddings are the vectors of Embed, in the order of the inputs; Tokens are those of Tokenize.
 	Embeddings []Vector `json:"embeddings,omitempty"`

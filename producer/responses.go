@@ -43,11 +43,7 @@ func readResponses(body []byte, l limits) (*order, error) {
 	d.response.finish(d)
 	// OpenAI's bookkeeping: without effect on the answer.
 	o.accept("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options")
-	for _, n := range []string{"conversation", "prompt", "max_tool_calls", "context_management", "moderation", "background_options", "access_programs", "image"} {
-		o.unsupported(n)
-	}
-	o.unsupported("reasoning", "{}", `{"effort":null}`, `{"effort":null,"summary":null}`)
-	o.unsupported("truncation", `"disabled"`)
+	readUncommon(o)
 	return d, o.done()
 }
 
@@ -85,13 +81,7 @@ func readEcho(o *object, d *order) {
 	if o.flag("background", &e.Background) && e.Background && !e.Store {
 		o.fail(refuse(codeCombination, "background", "'background' needs 'store': without it nobody could read the response."))
 	}
-	var instructions, previous string
-	if o.text("instructions", &instructions, math.MaxInt) {
-		e.Instructions = &instructions
-	}
-	if o.text("previous_response_id", &previous, maxName) {
-		e.PreviousResponseID = &previous
-	}
+	readThread(o, e)
 	e.ParallelToolCalls = string(compact(o.fields["parallel_tool_calls"])) != "false"
 	for name, dst := range map[string]*json.RawMessage{"tools": &e.Tools, "tool_choice": &e.ToolChoice, "text": &e.Text} {
 		if o.has(name) {
@@ -104,6 +94,44 @@ func readEcho(o *object, d *order) {
 			*dst = &s
 		}
 	}
+}
+
+// readThread reads what stands before the input.
+func readThread(o *object, e *result.ResponseEcho) {
+	var instructions, previous string
+	if o.text("instructions", &instructions, math.MaxInt) {
+		e.Instructions = &instructions
+	}
+	if o.text("previous_response_id", &previous, maxName) {
+		e.PreviousResponseID = &previous
+	}
+}
+
+// readInputTokens reads the body of POST /v1/responses/input_tokens: what of a request for a response makes its prompt.
+func readInputTokens(body []byte, l limits) (*order, error) {
+	o, err := newObject(body)
+	if err != nil {
+		return nil, err
+	}
+	d := &order{endpoint: queue.InputTokens, request: engine.Request{Kind: engine.Count}, response: &responseWish{echo: result.NewResponseEcho()}}
+	o.text("model", &d.model, maxName)
+	readThread(o, &d.response.echo)
+	readFunctions(o, &d.request)
+	readTextFormat(o, &d.request)
+	d.response.items = readItems(o)
+	readLorry(o, d, l)
+	readUncommon(o)
+	o.unsupported("personality")
+	return d, o.done()
+}
+
+// readUncommon refuses what of the Responses API is not for the models here.
+func readUncommon(o *object) {
+	for _, n := range []string{"conversation", "prompt", "max_tool_calls", "context_management", "moderation", "background_options", "access_programs", "image"} {
+		o.unsupported(n)
+	}
+	o.unsupported("reasoning", "{}", `{"effort":null}`, `{"effort":null,"summary":null}`)
+	o.unsupported("truncation", `"disabled"`)
 }
 
 func readResponseSampling(o *object, d *order) {

@@ -429,3 +429,29 @@ func TestResponseLines(t *testing.T) {
 		}
 	}
 }
+
+// TestInputTokens: what a response is charged for can be known before, tools, instructions and earlier turns too.
+func TestInputTokens(t *testing.T) {
+	r := answering(t).echo(echo.Config{})
+	const path = responsesPath + "/input_tokens"
+	for name, fields := range map[string]string{"text": "", "instructions": `"instructions":"be brief"`, "in a batch lane": `"lorry":{"lane":"flex"}`} {
+		want := dig(r.post(responsesPath, ask("one two three", fields)).want(t, 200), "usage", "input_tokens")
+		v := r.post(path, ask("one two three", fields)).want(t, 200)
+		if v["object"] != "response.input_tokens" || v["input_tokens"] != want || want == nil {
+			t.Errorf("%s: %v, and a run counts %v", name, v, want)
+		}
+	}
+	first := r.post(responsesPath, ask("one two three", "")).want(t, 200)["id"].(string)
+	on := fmt.Sprintf(`"previous_response_id":%q`, first)
+	want := dig(r.post(responsesPath, ask("four", on)).want(t, 200), "usage", "input_tokens")
+	if v := r.post(path, ask("four", on)).want(t, 200); v["input_tokens"] != want || want != 7.0 {
+		t.Errorf("going on: %v, and a run counts %v", v, want)
+	}
+	for body, code := range map[string]string{
+		`{"model":"echo"}`: codeMissing, ask("x", `"conversation":"c"`): codeUnsupported, ask("x", `"personality":"friendly"`): codeUnsupported,
+		ask("x", `"stream":true`): codeUnknown, ask("x", `"previous_response_id":"resp_none"`): "previous_response_not_found",
+	} {
+		r.post(path, body).refused(t, 400, code)
+	}
+	r.post(path, `{"model":"none","input":"x"}`).refused(t, 404, "model_not_found")
+}

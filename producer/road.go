@@ -435,7 +435,7 @@ func (t *trip) expire() (*result.Verdict, error) {
 
 // reply answers with a verdict.
 func (t *trip) reply(v *result.Verdict) error {
-	if t.order.response != nil && v.State == queue.Succeeded {
+	if t.job.Endpoint == queue.Responses && v.State == queue.Succeeded {
 		writeJSON(t.w, http.StatusOK, t.response(v))
 		return nil
 	}

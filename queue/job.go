@@ -74,6 +74,7 @@ const (
 	Generate    Endpoint = "/generate"
 	Responses   Endpoint = "/v1/responses"
 	Embeddings  Endpoint = "/v1/embeddings"
+	InputTokens Endpoint = "/v1/responses/input_tokens"
 	Tokenize    Endpoint = "/lorry/v1/tokenize"
 	Detokenize  Endpoint = "/lorry/v1/detokenize"
 )

@@ -63,6 +63,8 @@ func (v *Verdict) body() any {
 		return response(v)
 	case queue.Embeddings:
 		return embeddings(v)
+	case queue.InputTokens:
+		return map[string]any{"object": "response.input_tokens", "input_tokens": v.Completion.Usage.PromptTokens}
 	case queue.Tokenize:
 		return map[string][]int32{"tokens": append([]int32{}, v.Completion.Tokens...)} // none are [], not null
 	case queue.Detokenize:

@@ -106,8 +106,11 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err := e.journal.add(r.ID); err != nil {
 		return nil, engine.Errorf(engine.Internal, "", "", "%v", err)
 	}
-	if r.Kind == engine.Embed {
+	switch r.Kind {
+	case engine.Embed:
 		return embed(r), e.over(ctx)
+	case engine.Count:
+		return &engine.Completion{Choices: []engine.Choice{{Finish: engine.FinishStop}}, Usage: engine.Usage{PromptTokens: a.prompt}}, e.over(ctx)
 	}
 	return e.speak(ctx, a, r, emit)
 }

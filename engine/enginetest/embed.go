@@ -68,3 +68,19 @@ func testTokens(t *testing.T, s *suite) {
 		t.Errorf("%q came back as %q", say, got)
 	}
 }
+
+// testCount wants a prompt's count to be what a run of it counts, or a refusal by name where an engine can't know it.
+func testCount(t *testing.T, s *suite) {
+	r := s.chat("What is a lorry, and what is it good for?", 2)
+	ran := s.run(t, r)
+	r.Kind = engine.Count
+	c, err := s.Run(patience(t, s.opts), r, nil)
+	switch {
+	case err != nil && engine.AsError(err).Code == engine.CodeUnsupported:
+		t.Logf("no counts here: %v", err)
+	case err != nil:
+		t.Fatal(err)
+	case c.Usage.PromptTokens != ran.Usage.PromptTokens || c.Usage.CompletionTokens != 0:
+		t.Errorf("counted %+v, a run counts %+v", c.Usage, ran.Usage)
+	}
+}

@@ -66,6 +66,7 @@ var cases = []struct {
 	{"context length", testContextLength},
 	{"embeddings", testEmbeddings},
 	{"tokens", testTokens},
+	{"count", testCount},
 }
 
 // Run runs the suite. open makes an engine of the same kind each time; the suite closes it.

@@ -240,6 +240,8 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		return e.embed(ctx, r)
 	case engine.Tokenize, engine.Detokenize:
 		return e.spell(r)
+	case engine.Count:
+		return e.count(r)
 	}
 	if r.Sampling.BestOf > r.Sampling.N {
 		return engine.Best(ctx, r, e.Run)

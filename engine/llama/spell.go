@@ -28,6 +28,17 @@ func (e *Engine) spell(r *engine.Request) (*engine.Completion, error) {
 	return c, nil
 }
 
+// count makes a conversation's prompt, as a run of it would, and says how many tokens it has.
+func (e *Engine) count(r *engine.Request) (*engine.Completion, error) {
+	asked := *r
+	asked.Kind, asked.Sampling.N = engine.Chat, 1
+	p, err := e.prepare(&asked)
+	if err != nil {
+		return nil, err
+	}
+	return &engine.Completion{Choices: []engine.Choice{{Finish: engine.FinishStop}}, Usage: engine.Usage{PromptTokens: len(p.prompt)}}, nil
+}
+
 // spell is the text of tokens, with control tokens by their names.
 func (v *vocab) spell(ids []int32) string {
 	var b []byte

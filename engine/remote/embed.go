@@ -15,6 +15,8 @@ func (e *Engine) compute(ctx context.Context, l *listing, s served, r *engine.Re
 		return e.embed(ctx, l, s, r)
 	case engine.Tokenize:
 		return e.tokenize(ctx, l, s, r)
+	case engine.Count:
+		return e.count(ctx, l, s, r)
 	}
 	return e.detokenize(ctx, l, s, r)
 }
@@ -108,6 +110,30 @@ func (e *Engine) tokenize(ctx context.Context, l *listing, s served, r *engine.R
 		return nil, err
 	}
 	return &engine.Completion{Tokens: w.Tokens, Choices: []engine.Choice{{Finish: engine.FinishStop}}}, nil
+}
+
+// count asks vLLM or llama-server how many tokens a conversation's prompt has. The latter renders it first.
+func (e *Engine) count(ctx context.Context, l *listing, s served, r *engine.Request) (*engine.Completion, error) {
+	b := body{"model": s.id, "messages": r.Messages, "add_generation_prompt": true}
+	if r.Tools != nil {
+		b["tools"] = r.Tools
+	}
+	switch l.dialect {
+	case vLLM:
+	case llamaServer:
+		var w struct{ Prompt string }
+		if err := e.question(ctx, "/apply-template", b, &w); err != nil {
+			return nil, err
+		}
+		b = body{"content": w.Prompt, "add_special": true, "parse_special": true}
+	default:
+		return nil, noTokenizer()
+	}
+	var w struct{ Tokens []int32 }
+	if err := e.question(ctx, "/tokenize", b, &w); err != nil {
+		return nil, err
+	}
+	return &engine.Completion{Choices: []engine.Choice{{Finish: engine.FinishStop}}, Usage: engine.Usage{PromptTokens: len(w.Tokens)}}, nil
 }
 
 func (e *Engine) detokenize(ctx context.Context, l *listing, s served, r *engine.Request) (*engine.Completion, error) {

@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"lorry/engine"
+	"lorry/engine/echo"
 	"lorry/engine/remote"
 )
 
@@ -51,13 +53,35 @@ func (f *fake) vector(v engine.Vector) any {
 
 // tokenize makes a token of each byte.
 func (f *fake) tokenize(w http.ResponseWriter, r *http.Request) {
-	var o struct{ Content, Prompt string }
+	var o struct {
+		Content, Prompt string
+		Messages        json.RawMessage
+	}
 	json.NewDecoder(r.Body).Decode(&o)
 	tokens := []int{}
+	if o.Messages != nil {
+		tokens = make([]int, f.count(r.Context(), o.Messages))
+	}
 	for _, b := range []byte(o.Content + o.Prompt) {
 		tokens = append(tokens, int(b))
 	}
 	json.NewEncoder(w).Encode(map[string]any{"tokens": tokens, "count": len(tokens)})
+}
+
+// count is how many words a run of the messages counts.
+func (f *fake) count(ctx context.Context, messages json.RawMessage) int {
+	c, err := f.echo.Run(ctx, &engine.Request{ID: "count", Kind: engine.Count, Messages: messages, Model: engine.Model{Base: echo.Base}}, nil)
+	if err != nil {
+		return 0
+	}
+	return c.Usage.PromptTokens
+}
+
+// render makes a byte for each word of a conversation, of which tokenize makes a token each.
+func (f *fake) render(w http.ResponseWriter, r *http.Request) {
+	var o struct{ Messages json.RawMessage }
+	json.NewDecoder(r.Body).Decode(&o)
+	json.NewEncoder(w).Encode(map[string]string{"prompt": strings.Repeat("x", f.count(r.Context(), o.Messages))})
 }
 
 func (f *fake) detokenize(w http.ResponseWriter, r *http.Request) {

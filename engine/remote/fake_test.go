@@ -48,6 +48,7 @@ func newFake(t *testing.T, owner string, first ...func(http.ResponseWriter)) *fa
 	if owner == "llamacpp" || owner == "vllm" {
 		mux.HandleFunc("POST /tokenize", f.tokenize)
 		mux.HandleFunc("POST /detokenize", f.detokenize)
+		mux.HandleFunc("POST /apply-template", f.render)
 	}
 	f.Server = httptest.NewServer(mux)
 	t.Cleanup(func() { f.Server.Close(); e.Close() })

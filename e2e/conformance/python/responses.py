@@ -179,11 +179,25 @@ async def responses_async():
 
 
 @case
+def responses_input_tokens():
+    """What a response will be charged for, earlier turns, instructions and tools among it; nothing is stored."""
+    client = new_client()
+    first = client.responses.create(model=MODEL, input=TEXT)
+    for more in ({}, {"instructions": "be brief"}, {"previous_response_id": first.id}):
+        counted = client.responses.input_tokens.count(model=MODEL, input=TEXT, **more)
+        equal((counted.object, counted.input_tokens), ("response.input_tokens", client.responses.create(model=MODEL, input=TEXT, **more).usage.input_tokens))
+    with raises(openai.BadRequestError, 400, "missing_required_parameter", "input"):
+        client.responses.input_tokens.count(model=MODEL)
+    with raises(openai.NotFoundError, 404, "model_not_found"):
+        client.responses.input_tokens.count(model="none", input=TEXT)
+
+
+@case
 def calls_that_are_not_served():
     """They say so, with a class and a code, and are not tried again."""
     client = new_client(max_retries=3)
     client._client.event_hooks = {"request": [lambda r: tries.append(r)]}
-    for call in (lambda: client.responses.compact(model=MODEL, input="x"), lambda: client.responses.input_tokens.count(model=MODEL, input="x"),
+    for call in (lambda: client.responses.compact(model=MODEL, input="x"),
                  lambda: client.models.delete(MODEL)):
         tries = []
         try:

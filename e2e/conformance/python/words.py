@@ -81,3 +81,15 @@ def words_seed():
 def words_context_too_long():
     with raises(openai.BadRequestError, 400, "context_length_exceeded"):
         chat(new_client(), "word " * 60000)
+
+
+@case
+def words_input_tokens():
+    """By the model's own template: with tools, and a turn before."""
+    client = new_client()
+    tools = [{"type": "function", "name": "weather", "description": "tells how warm it is", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]
+    first = client.responses.create(model=MODEL, input="Name a colour.", max_output_tokens=4)
+    for more in ({}, {"tools": tools}, {"instructions": "Be brief."}, {"previous_response_id": first.id}):
+        counted = client.responses.input_tokens.count(model=MODEL, input="How warm is it?", **more)
+        ran = client.responses.create(model=MODEL, input="How warm is it?", max_output_tokens=2, **more)
+        equal(counted.input_tokens, ran.usage.input_tokens)
