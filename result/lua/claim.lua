@@ -24,10 +24,14 @@ for i = 1, #KEYS, 2 do
     code = 1
   else
     local facts = ARGV[5 + (i + 1) / 2]
-    if facts ~= '' then redis.call('HSETNX', k, 'facts', facts) end
     attempt = attempt + 1
-    redis.call('HSET', k, 'state', 'running', 'token', ARGV[1], 'seq', seq, 'until', lease,
-      'started', ARGV[2], 'worker', ARGV[5], 'attempt', attempt)
+    if facts == '' then -- nobody asks when a line began, or where
+      redis.call('HSET', k, 'state', 'running', 'token', ARGV[1], 'seq', seq, 'until', lease, 'attempt', attempt)
+    else
+      redis.call('HSETNX', k, 'facts', facts)
+      redis.call('HSET', k, 'state', 'running', 'token', ARGV[1], 'seq', seq, 'until', lease, 'attempt', attempt,
+        'started', ARGV[2], 'worker', ARGV[5])
+    end
     if line and v[1] ~= 'running' then running[b] = running[b] + 1 end
   end
   out[#out + 1] = code

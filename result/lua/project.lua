@@ -12,7 +12,10 @@
 local out = {}
 local sums, keep = {}, {} -- by key: fields, and the seconds that the key is kept from now
 local function add(key, field, n)
-  sums[key][field] = (sums[key][field] or 0) + tonumber(n)
+  if n ~= '0' then
+    local s = sums[key]
+    s[field] = (s[field] or 0) + n
+  end
 end
 local function counts(key, seconds)
   sums[key], keep[key] = sums[key] or {}, seconds
@@ -73,7 +76,8 @@ for i = 5, #KEYS, 4 do
         total = redis.call('HINCRBY', KEYS[4], 'total', -n)
       end
     end
-    if redis.call('GET', KEYS[i + 2]) == id then redis.call('DEL', KEYS[i + 2]) end
+    local flight = KEYS[i + 2]
+    if string.sub(flight, -5) ~= ':none' and redis.call('GET', flight) == id then redis.call('DEL', flight) end
     out[#out + 1] = 1
   end
 end
