@@ -216,7 +216,7 @@ func outputLine(batch string, v *result.Verdict) []byte {
 		return notExecuted(batch, v.Line, v.CustomID, unexecuted(v.State))
 	}
 	status, body := result.Response(v)
-	b := startLine(batch, v.Line, v.CustomID)
+	b := startLine(len(body), batch, v.Line, v.CustomID)
 	b = append(b, `{"status_code":`...)
 	b = strconv.AppendInt(b, int64(status), 10)
 	b = append(b, `,"request_id":"req_`...)
@@ -229,12 +229,16 @@ func outputLine(batch string, v *result.Verdict) []byte {
 }
 
 func notExecuted(batch string, n int, customID string, why lineFailure) []byte {
-	b := append(startLine(batch, n, customID), `null,"error":`...)
+	b := append(startLine(0, batch, n, customID), `null,"error":`...)
 	return append(append(b, encode(why)...), "}\n"...)
 }
 
-func startLine(batch string, n int, customID string) []byte {
-	b := append([]byte(`{"id":"batch_req_`), lineName(batch, n)...)
+// frame is about what an output line has around its body.
+const frame = 256
+
+func startLine(body int, batch string, n int, customID string) []byte {
+	b := append(make([]byte, 0, body+frame), `{"id":"batch_req_`...)
+	b = append(b, lineName(batch, n)...)
 	b = append(b, `","custom_id":`...)
 	return append(append(b, encode(customID)...), `,"response":`...)
 }

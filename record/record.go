@@ -102,9 +102,9 @@ func list(t reflect.Type) reader {
 		if s.next() == ']' {
 			return s.take(']')
 		}
-		for r, n := readerOf(t.Elem()), 0; ; n++ {
+		for r, n, from := readerOf(t.Elem()), 0, s.at; ; n++ {
 			if n == v.Cap() {
-				v.Grow(1)
+				v.Grow(s.more(n, from))
 			}
 			v.SetLen(n + 1)
 			if !s.value(r, v.Index(n)) {
@@ -115,6 +115,14 @@ func list(t reflect.Type) reader {
 			}
 		}
 	}
+}
+
+// mostAhead bounds what more says.
+const mostAhead = 32
+
+// more is for how many values a list of n, which began at from, is to have room at once: for as many as the text may hold.
+func (s *scanner) more(n, from int) int {
+	return min(1+n*(len(s.text)-s.at)/(s.at-from), max(n, mostAhead))
 }
 
 // field is one of a struct's.
