@@ -145,7 +145,7 @@ type fields struct{ customID, method, url, body []byte }
 
 func (f *fields) split(text []byte) (e *LineError) {
 	for name, value := range members(text) {
-		to := map[string]*[]byte{"custom_id": &f.customID, "method": &f.method, "url": &f.url, "body": &f.body}[name]
+		to := f.part(name)
 		if to == nil {
 			continue
 		}
@@ -155,6 +155,21 @@ func (f *fields) split(text []byte) (e *LineError) {
 		*to = value
 	}
 	return e
+}
+
+// part is where a field goes, nil for one that is passed over.
+func (f *fields) part(name string) *[]byte {
+	switch name {
+	case "custom_id":
+		return &f.customID
+	case "method":
+		return &f.method
+	case "url":
+		return &f.url
+	case "body":
+		return &f.body
+	}
+	return nil
 }
 
 func (f *fields) line(endpoint queue.Endpoint) (l Line, e *LineError) {

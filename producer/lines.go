@@ -43,8 +43,8 @@ func (l *Lines) Resolve(_ context.Context, name string) (engine.Model, error) {
 	return engine.Model{}, err
 }
 
-// Read fills in the request of a line's job, which has its ID, tenant, endpoint and model. What is wrong with the body is
-// the line's answer, in the API's words.
+// Read fills in the request of a line's job, which has its ID, tenant, endpoint and model. The body is JSON: batch.ParseLine
+// has read it. What else is wrong with it is the line's answer, in the API's words.
 func (l *Lines) Read(j *queue.Job, body []byte) *engine.Error {
 	o, err := l.read(j.Endpoint, body)
 	if err != nil {
@@ -69,8 +69,8 @@ func (l *Lines) read(e queue.Endpoint, body []byte) (*order, error) {
 	if n := int64(len(body)); n > l.cfg.MaxBody {
 		return nil, refuse(codeTooLarge, "", "The request's body is over the limit of %s. Send less text, or ask the operator to raise LORRY_MAX_BODY.", size(l.cfg.MaxBody))
 	}
-	if err := checkText(body); err != nil {
-		return nil, err
+	if e := (scanner{b: body}).check(); e != nil {
+		return nil, e
 	}
 	o, err := read(body, limits{maxN: l.cfg.MaxN, now: time.Now()})
 	if err != nil {
