@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,7 +14,9 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"lorry/blob"
 	"lorry/engine"
+	"lorry/engine/child"
 )
 
 // quantizing writes a model in another format, and measures both. A file that is there is not overwritten.
@@ -105,5 +109,94 @@ func (s stageLog) Write(b []byte) (int, error) {
 type measuredLog engine.Measured
 
 func (m measuredLog) MarshalZerologObject(e *zerolog.Event) {
-	e.Str("format", m.Format).Int64("bytes", m.Bytes).Float64("prompt_tokens_per_second", m.Prompt).Float64("tokens_per_second", m.Together).Float64("perplexity", m.Perplexity)
+	e.Str("format", m.Format).Int64("bytes", m.Bytes)
+	if m.Perplexity > 0 { // it was measured
+		e.Float64("prompt_tokens_per_second", m.Prompt).Float64("tokens_per_second", m.Together).Float64("perplexity", m.Perplexity)
+	}
+}
+
+// pushes begins the names of what is quantized for a push, in the folder of quantized models.
+const pushes = "push-"
+
+// quantizesModels writes models that are pushed to this process in other formats: nil where it has no engine to do so. What
+// a process that died left half-way is removed.
+func (s *stores) quantizesModels(cfg *Config) func(ctx context.Context, digest, to string, again bool) (io.ReadCloser, error) {
+	if cfg.Engine != "llama" || cfg.Workers == 0 {
+		return nil
+	}
+	dir := filepath.Join(cfg.Data, "quantized")
+	for _, pattern := range []string{pushes, "." + pushes} { // the latter are the tool's
+		left, _ := filepath.Glob(filepath.Join(dir, pattern+"*"))
+		for _, f := range left {
+			_ = os.Remove(f)
+		}
+	}
+	return func(ctx context.Context, digest, to string, again bool) (io.ReadCloser, error) {
+		p := &pushedQuantized{stores: s, cfg: cfg, digest: digest, out: filepath.Join(dir, pushes+rand.Text()+".gguf")}
+		if err := p.write(ctx, to, again); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+		return p, nil
+	}
+}
+
+// pushedQuantized is a pushed model in another format.
+type pushedQuantized struct {
+	*stores
+	*os.File
+	cfg         *Config
+	digest, out string // of the pushed file, which lies where models do
+}
+
+// write makes it, one at a time on this box: each has all processors.
+func (p *pushedQuantized) write(ctx context.Context, to string, again bool) error {
+	unlock, err := lockFolder(filepath.Dir(p.out))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	from := filepath.Join(p.cfg.modelsDir(), p.digest)
+	st, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if err := blob.Room(filepath.Dir(p.out), st.Size()); err != nil {
+		return err
+	}
+	args := []string{"--to", to, "--out", p.out}
+	if again {
+		args = append(args, "--requantize")
+	}
+	if to != "fastest" { // which is found by measuring; the client waits, and lorry quantize measures
+		args = append(args, "--no-measure")
+	}
+	var q engine.Quantized
+	if err := runTool(ctx, p.cfg, "quantize", from, args, stageLog{p.log}, &q); err != nil {
+		return p.fault(err, from)
+	}
+	p.log.Info().Str("file", p.digest).Object("before", measuredLog(q.Before)).Object("after", measuredLog(q.After)).Msg("pushed model is quantized")
+	p.File, err = os.Open(p.out)
+	return err
+}
+
+// fault tells what the tool says of the model, or of the format, from faults of this box.
+func (p *pushedQuantized) fault(err error, from string) error {
+	if r, ok := errors.AsType[*child.Refusal](err); ok {
+		words := strings.TrimPrefix(strings.ReplaceAll(r.Reason, from, "the file"), "llama: ")
+		return engine.Errorf(engine.Invalid, engine.CodeInvalidValue, "quantize", "%s", words)
+	}
+	return err
+}
+
+// Close takes away what is not needed any more: it is in the store.
+func (p *pushedQuantized) Close() error {
+	if p.File != nil {
+		_ = p.File.Close()
+	}
+	_ = os.Remove(p.out)
+	files, err := p.newModels(p.cfg)
+	if err != nil {
+		return err
+	}
+	return files.Drop(p.digest, p.namesModel)
 }

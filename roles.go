@@ -33,7 +33,7 @@ func (s *stores) startProducer(ctx context.Context, c *crew, cfg *Config, sealer
 		return nil, err
 	}
 	p, err := producer.New(producer.Config{
-		Weights: s.weights, TryAdapter: s.tryAdapter, TryModel: s.tryModel,
+		Weights: s.weights, TryAdapter: s.tryAdapter, TryModel: s.tryModel, QuantizeModel: s.quantizeModel,
 		Queue: s.queue, Results: s.results, Registry: s.registry, Access: s.access, Files: s.files, Batches: s.batches, Sealer: sealer, Log: s.log,
 		MaxBody: int64(cfg.MaxBody), MaxModel: int64(cfg.MaxModel), TenantWaiting: cfg.TenantWaiting, Grace: cfg.Grace, WebhookAllow: []netip.Prefix(cfg.WebhookAllow),
 		Ready: ready, NoMetrics: !cfg.Metrics,

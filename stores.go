@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"time"
@@ -39,6 +40,8 @@ type stores struct {
 	// tryAdapter and tryModel, if not nil, try what is pushed here.
 	tryAdapter func(ctx context.Context, base registry.Model, digest string) error
 	tryModel   func(ctx context.Context, digest string) error
+	// quantizeModel, if not nil, writes what is pushed here in another format.
+	quantizeModel func(ctx context.Context, digest, to string, again bool) (io.ReadCloser, error)
 }
 
 // openStores connects a role. open lets everybody in while no key was ever made.

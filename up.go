@@ -104,7 +104,7 @@ func compose(ctx context.Context, c *crew, cfg *Config, log logger) (url string,
 	if pages, err = front.startDashboard(ctx, c, cfg); err != nil {
 		return "", err
 	}
-	front.tryAdapter, front.tryModel = front.triesAdapters(cfg), front.triesModels(cfg)
+	front.tryAdapter, front.tryModel, front.quantizeModel = front.triesAdapters(cfg), front.triesModels(cfg), front.quantizesModels(cfg)
 	if api, err = front.startProducer(ctx, c, cfg, sealer, front.workerThere); err != nil {
 		return "", err
 	}

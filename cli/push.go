@@ -70,8 +70,9 @@ loading it in a process of its own. Ctrl-C, a full disk or a bad file leave noth
 
 A model is fetched and served by every worker whose --models names it (all is the default) and that has room for it
 (--model-memory). What its name stands for never changes by a push: give another file another name, or a version (NAME:2).
-With --quantize the server first writes it in another format (see lorry quantize), and keeps only that; a file that is
-quantized already is refused without --requantize.
+With --quantize the server first writes it in another format, and keeps only that; fastest compares formats there, which
+takes minutes. A file that is quantized already is refused without --requantize. lorry quantize does the same here, and
+measures what it changes.
 
 An adapter's name may stand for an adapter already: then it stands for the new one; jobs that were accepted before keep theirs.`,
 		Example: `  lorry model push support --file support-f16.gguf

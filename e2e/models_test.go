@@ -29,14 +29,41 @@ func TestPushedModel(t *testing.T) {
 		t.Errorf("listed\n%s", said)
 	}
 	sameAnswers(t, b)
-	if _, err := os.Stat(filepath.Join(b.data, "models", digest)); err != nil || len(b.children("lorry-engine")) != 2 {
-		t.Errorf("%v, and there are %d engines, want 2", err, len(b.children("lorry-engine")))
+	quantizedOnPush(t, b, file)
+	if _, err := os.Stat(filepath.Join(b.data, "models", digest)); err != nil || len(b.children("lorry-engine")) != 3 {
+		t.Errorf("%v, and there are %d engines, want 3", err, len(b.children("lorry-engine")))
 	}
 	b.stop()
 	b.process = start(t, "lorry up", built(t, "lorry"), []string{"up", "--data", b.data, "--listen", "127.0.0.1:0", "--log-format", "json"}, map[string]string{"LORRY_THREADS": "1"})
 	eventually(t, time.Minute, "lorry up is ready", b.ready)
 	sameAnswers(t, b)
 	b.stop()
+}
+
+// quantizedOnPush pushes a file that is to be served in another format: only what was made of it is kept.
+func quantizedOnPush(t *testing.T, b *box, file string) {
+	t.Helper()
+	for format, want := range map[string]string{"q4_0": "quantized already", "q9": "is not known"} {
+		refused := start(t, "lorry model push", built(t, "lorry"), []string{"model", "push", "small", "--file", file, "--quantize", format, "--data", b.data}, nil)
+		<-refused.done
+		if refused.err == nil || !strings.Contains(refused.said.String(), want) {
+			t.Errorf("to %s: %v, %s", format, refused.err, refused.said.String())
+		}
+	}
+	if said := b.lorry("model", "push", "small", "--file", file, "--quantize", "q4_0", "--requantize"); !strings.Contains(said, "small is registered (q4_0, ") {
+		t.Errorf("said %s", said)
+	}
+	c := &client{urls: func() string { return b.run.HTTP }}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if _, err := c.do(ctx, "POST", "/v1/chat/completions", map[string]any{"model": "small", "max_tokens": 4, "messages": []any{map[string]any{"role": "user", "content": "Hi"}}}); err != nil {
+		t.Error(err)
+	}
+	kept, _ := filepath.Glob(filepath.Join(b.data, "weights", "??", "*"))
+	left, _ := filepath.Glob(filepath.Join(b.data, "quantized", "*push-*"))
+	if len(kept) != 2 || len(left) > 0 {
+		t.Errorf("kept are %v, want two files, and left %v", kept, left)
+	}
 }
 
 // twin is another file of the demo's model, and its digest.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"lorry/blob"
 	"lorry/engine"
@@ -103,11 +104,12 @@ func (s *Server) quantizePush(q url.Values, b *registry.Base) error {
 
 // modelError is what the client is told of a model that was not registered; nil: nothing of its own.
 func modelError(b registry.Base, err error) error {
+	why := strings.TrimPrefix(err.Error(), "registry: model "+b.Name+": ")
 	switch {
 	case errors.Is(err, registry.ErrTaken):
-		return refuse(codeValue, "name", "Invalid 'name': %v. Give the model another name, or a version: '%s:2'.", err, clip(b.Name))
+		return refuse(codeValue, "name", "Invalid 'name': %s. Give the model another name, or a version of its own (NAME:VERSION).", why)
 	case errors.Is(err, registry.ErrModel):
-		return refuse("invalid_model", "", "The file can't be used: %v.", err)
+		return refuse("invalid_model", "", "The file can't be used: %s.", why)
 	case errors.Is(err, engine.ErrInvalid):
 		return refuse("invalid_model", "quantize", "The model can't be quantized: %s", engine.AsError(err).Message)
 	}

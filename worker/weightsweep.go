@@ -53,7 +53,11 @@ func (a *Weights) Drop(digest string, named func(digest string) bool) error {
 	if !blob.Valid(digest) || named(digest) {
 		return nil
 	}
-	return os.Remove(filepath.Join(a.cfg.Dir, digest))
+	err = os.Remove(filepath.Join(a.cfg.Dir, digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // unneeded are files without a name, and what a process that died was fetching.

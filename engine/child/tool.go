@@ -96,10 +96,10 @@ func (t Tool) listen(out io.Reader) (result json.RawMessage, err error) {
 	return result, lines.Err()
 }
 
-// toolError is the tool's own last line, where it failed by itself, or else how it ended and all that it said.
+// toolError is a Refusal of the tool's own last line, where it failed by itself, or else how it ended and all that it said.
 func toolError(err error, words string) error {
 	if own := ownWords(err, words); own != "" {
-		return errors.New(own)
+		return &Refusal{own, words}
 	}
 	if words != "" {
 		return fmt.Errorf("engine/child: the engine's process ended: %w: %s", err, words)
