@@ -357,8 +357,11 @@ func (l *loop) start(s *sequence) bool {
 	l.stats.Mismatched = l.cache.wrong
 	if u := s.run; !u.started {
 		u.started = true
-		l.rack.begin(u.adapter)
 		u.usage.CachedTokens = s.done
+	}
+	if u := s.run; !u.held { // it may have started elsewhere
+		u.held = true
+		l.rack.begin(u.adapter)
 	}
 	l.running = append(l.running, s)
 	return true
@@ -628,7 +631,7 @@ func (l *loop) end(u *run, err error) {
 
 func (l *loop) finish(u *run, err error) {
 	u.free()
-	if u.started {
+	if u.held {
 		l.rack.end(u.adapter)
 	}
 	l.stats.Outstanding--

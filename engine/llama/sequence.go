@@ -25,7 +25,8 @@ type run struct {
 	open    int  // answers that are not finished
 	saved   int  // tokens in the last Save
 	forked  bool // all answers have been queued
-	started bool // an answer has been given a slot
+	started bool // an answer has been given a slot, here or before it came here
+	held    bool // one has here, and the adapter is held
 	first   bool // the first chunk has been waited for
 	outbox  outbox
 }

@@ -411,3 +411,26 @@ func TestFavour(t *testing.T) {
 		})
 	}
 }
+
+// TestResumedHoldsItsAdapter: an answer that began elsewhere holds its adapter while it is at work here, and no longer.
+func TestResumedHoldsItsAdapter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := adapterWorld(t, 1000)
+		a := fleet(1)[0]
+		var held int
+		m.fail = func(int, []row) int32 { held = a.runs; return 0 }
+		u := counting(t.Context(), "resumed", 20, 1, 7, 8, 9)
+		u.adapter, u.scope.adapter = a, a.digest
+		u.adopt(engine.Usage{}, 1)
+		if err := w.submit(u); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.wait(nil); err != nil {
+			t.Fatal(err)
+		}
+		w.close()
+		if held != 1 || a.runs != 0 {
+			t.Errorf("%d runs held the adapter, and %d at the end", held, a.runs)
+		}
+	})
+}
