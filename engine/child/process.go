@@ -208,12 +208,24 @@ func (p *process) deliver(m *message) {
 	c := p.calls[m.N]
 	if c != nil && m.last() {
 		delete(p.calls, m.N)
-		p.decoding = slices.DeleteFunc(p.decoding, func(id string) bool { return id == c.id })
+		if !p.asked(c.id) {
+			p.decoding = slices.DeleteFunc(p.decoding, func(id string) bool { return id == c.id })
+		}
 	}
 	p.mu.Unlock()
 	if c != nil {
 		c.put(m)
 	}
+}
+
+// asked says that there is a call of this name: the same request may have been given, taken back and given again.
+func (p *process) asked(id string) bool {
+	for _, c := range p.calls {
+		if c.id == id {
+			return true
+		}
+	}
+	return false
 }
 
 // end refuses new calls and ends those under way; but it spares the suspects' where their end must wait for the child's
