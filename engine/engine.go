@@ -106,6 +106,16 @@ type Request struct {
 	// Save, if not nil, is called with how far the run has come, as [SaveDue] says and at an [ErrHandOver], by the
 	// goroutine that calls emit. It must not block for long. An engine that can't go on from tokens never calls it.
 	Save func(*Resume) `json:"-"`
+	// Began, if not nil, is called once, when the engine begins to compute the request: before that nothing is lost by
+	// ending it. It is called by any goroutine, and must return at once. Only engines with [Info].Ahead need call it.
+	Began func() `json:"-"`
+}
+
+// Begin calls Began.
+func (r *Request) Begin() {
+	if r.Began != nil {
+		r.Began()
+	}
 }
 
 // Input is one text to embed: Tokens win over Text.
@@ -223,7 +233,10 @@ type Usage struct {
 type Info struct {
 	Models []ModelInfo `json:"models"`
 	// Slots is how many sequences run at the same moment.
-	Slots  int    `json:"slots"`
+	Slots int `json:"slots"`
+	// Ahead is how many requests beside those in its slots the engine wants to have waiting: it chooses among them, and
+	// fills a slot at the moment when one is free. 0: it runs all that it is given at once.
+	Ahead  int    `json:"ahead,omitempty"`
 	Device string `json:"device"` // as "cpu (2 threads)" or "cuda:0 NVIDIA H100"
 	// Version says what computes, as "llama.cpp v0.5.0".
 	Version string `json:"version"`

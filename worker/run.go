@@ -21,6 +21,12 @@ type run struct {
 	stop context.CancelCauseFunc
 	// solo runs have the engine to themselves.
 	solo bool
+	// stay is its time in the engine, which leave ends. since is when the engine began to compute it, order its place
+	// among those of its lane: both are guarded by slots.
+	stay  context.Context
+	leave context.CancelCauseFunc
+	since time.Time
+	order int
 	// bounced counts how often the engine gave it back unseen.
 	bounced int
 	// begun counts how often it was given to the engine; seq numbers the pieces of a streamed answer since then.
@@ -42,18 +48,26 @@ const maxSoloCrashes = 3
 
 // run answers one job and ends it, or puts it where it will be answered.
 func (w *Worker) run(r *run) {
-	ctx, cancel := r.ctx, context.CancelFunc(func() {})
+	ctx, cancel := r.stay, context.CancelFunc(func() {})
 	if d := r.held.Job.Deadline; d != 0 {
-		ctx, cancel = context.WithDeadlineCause(r.ctx, time.UnixMilli(d), errExpired)
+		ctx, cancel = context.WithDeadlineCause(r.stay, time.UnixMilli(d), errExpired)
 	}
 	defer cancel()
-	r.held.Started = time.Now()
-	w.rates.began(r.held.Started.Sub(time.UnixMilli(r.held.Job.Created)))
+	if w.slots.extra == 0 {
+		w.began(r)
+	}
 	c, err := w.answer(ctx, r)
-	w.slots.done(r)
+	r.held.Started = w.slots.done(r)
 	w.settleRun(ctx, r, c, err)
 	w.begin()
 	w.madeRoom()
+}
+
+// began notes that a job is computed now.
+func (w *Worker) began(r *run) {
+	if w.slots.began(r) {
+		w.rates.began(time.Since(time.UnixMilli(r.held.Job.Created)))
+	}
 }
 
 // answer runs a job's request, once its adapter is there.
@@ -70,6 +84,7 @@ func (w *Worker) request(r *run) *engine.Request {
 	q := r.held.Job.Request
 	q.ID, q.Scope, q.Deadline = r.held.Job.ID, r.held.Job.Tenant, r.held.Job.Deadline
 	q.Resume, q.Save = r.from(), func(s *engine.Resume) { r.saved.Store(s) }
+	q.Began = func() { w.began(r) }
 	r.resumed = q.Resume.Tokens()
 	return &q
 }
@@ -125,7 +140,12 @@ func (w *Worker) settleRun(ctx context.Context, r *run, c *engine.Completion, er
 
 // stopped ends a run whose context has ended.
 func (w *Worker) stopped(r *run, cause error) {
+	if errors.Is(cause, errCalled) && r.ctx.Err() != nil {
+		cause = context.Cause(r.ctx)
+	}
 	switch {
+	case errors.Is(cause, errCalled):
+		w.slots.back(r)
 	case errors.Is(cause, errExpired):
 		w.end(r, w.expired(r))
 	case errors.Is(cause, errOver):
@@ -142,7 +162,7 @@ func (w *Worker) stopped(r *run, cause error) {
 func (w *Worker) bounce(r *run) {
 	r.bounced++
 	if r.bounced < 3 {
-		w.slots.add(r)
+		w.slots.back(r)
 		return
 	}
 	w.rest()

@@ -83,7 +83,7 @@ func New(ctx context.Context, c Config) (*Worker, error) {
 	if c.Crashes == nil {
 		c.Crashes = func() int { return 0 }
 	}
-	w := &Worker{cfg: c, info: info, slots: newSlots(c.Slots), rates: newRates(), settling: make(chan *ending, 4096),
+	w := &Worker{cfg: c, info: info, slots: newSlots(c.Slots, info.Ahead), rates: newRates(), settling: make(chan *ending, 4096),
 		pulled: make(chan struct{}, 1), started: time.Now(), held: map[*run]struct{}{}, leases: map[*delivery]struct{}{}}
 	seen := map[string]bool{}
 	for _, m := range info.Models {
@@ -208,9 +208,10 @@ func (w *Worker) runs() []*run {
 	return out
 }
 
-// Causes that end a run.
+// Causes that end a run, or its stay in the engine.
 var (
 	errLost    = errors.New("the claim is another's now")
 	errOver    = errors.New("the job is over")
 	errExpired = errors.New("the job's deadline has passed")
+	errCalled  = errors.New("the job is called back from the engine")
 )

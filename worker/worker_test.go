@@ -498,9 +498,9 @@ func TestUnreadableDeliveryIsBuried(t *testing.T) {
 }
 
 func TestSlots(t *testing.T) {
-	s := newSlots(8)
+	s := newSlots(8, 0)
 	put := func(l queue.Lane, solo bool) *run {
-		r := &run{held: &result.Held{Job: &queue.Job{Lane: l}}, solo: solo}
+		r := &run{held: &result.Held{Job: &queue.Job{Lane: l}}, solo: solo, ctx: t.Context()}
 		s.add(r)
 		return r
 	}

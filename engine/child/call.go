@@ -44,10 +44,11 @@ func (c *call) next() *message {
 // fail ends the call with an error of this end's.
 func (c *call) fail(err *engine.Error) { c.put(&message{Kind: kindError, Error: err}) }
 
-// listener is who hears of a run before its end. Either may be nil.
+// listener is who hears of a run before its end. Each may be nil.
 type listener struct {
-	emit func(engine.Chunk)
-	save func(*engine.Resume)
+	emit  func(engine.Chunk)
+	save  func(*engine.Resume)
+	began func()
 }
 
 func (l listener) hear(m *message) {
@@ -56,6 +57,8 @@ func (l listener) hear(m *message) {
 		l.emit(*m.Chunk)
 	case m.Kind == kindSaved && l.save != nil:
 		l.save(m.Resume)
+	case m.Kind == kindBegan && l.began != nil:
+		l.began()
 	}
 }
 

@@ -156,8 +156,8 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	m, err := e.ask(ctx, r.ID, func(id string) *message {
 		named := *r
 		named.ID = id
-		return &message{Kind: kindRun, Request: &named, Stream: emit != nil, Save: r.Save != nil}
-	}, listener{emit, r.Save})
+		return &message{Kind: kindRun, Request: &named, Stream: emit != nil, Save: r.Save != nil, Began: r.Began != nil}
+	}, listener{emit, r.Save, r.Began})
 	if err != nil {
 		return nil, err
 	}

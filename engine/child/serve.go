@@ -168,6 +168,9 @@ func (s *server) run(ctx context.Context, m *message) {
 	if m.Save {
 		m.Request.Save = func(r *engine.Resume) { s.send(&message{Kind: kindSaved, N: m.N, Resume: r}) }
 	}
+	if m.Began {
+		m.Request.Began = func() { s.send(&message{Kind: kindBegan, N: m.N}) }
+	}
 	done, err := s.engine.Run(ctx, m.Request, emit)
 	if err != nil {
 		s.fail(m.N, err)

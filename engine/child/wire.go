@@ -13,7 +13,7 @@ const version = 1
 // Kinds of messages, by who sends them.
 const (
 	// The parent's.
-	kindRun    = "run"    // N, Request, Stream, Save: run it; chunk (if Stream) and saved (if Save), then done or error follow
+	kindRun    = "run"    // N, Request, Stream, Save, Began: run it; began, chunk (if Stream) and saved (if Save), then done or error follow
 	kindCancel = "cancel" // N, HandOver: end it, if HandOver with a last saved; its error still follows
 	kindInfo   = "info"   // N: say what is served; info or error follows
 	kindLook   = "look"   // N: show the loop; look or error follows
@@ -21,6 +21,7 @@ const (
 	// The child's.
 	kindReady    = "ready"    // Beats: the first message, the engine is open
 	kindFatal    = "fatal"    // Error: the first and last message, it can't be opened
+	kindBegan    = "began"    // N, if Began: the request has begun
 	kindChunk    = "chunk"    // N, Chunk
 	kindSaved    = "saved"    // N, Resume
 	kindDone     = "done"     // N, Completion
@@ -37,6 +38,7 @@ type message struct {
 	Request    *engine.Request    `json:"request,omitempty"`
 	Stream     bool               `json:"stream,omitempty"`
 	Save       bool               `json:"save,omitempty"`
+	Began      bool               `json:"began,omitempty"`
 	HandOver   bool               `json:"hand_over,omitempty"`
 	Chunk      *engine.Chunk      `json:"chunk,omitempty"`
 	Resume     *engine.Resume     `json:"resume,omitempty"`
@@ -49,7 +51,9 @@ type message struct {
 }
 
 // last says that the message ends its call.
-func (m *message) last() bool { return m.Kind != kindChunk && m.Kind != kindSaved }
+func (m *message) last() bool {
+	return m.Kind != kindBegan && m.Kind != kindChunk && m.Kind != kindSaved
+}
 
 // check refuses what the other end could not mean, so that no reader meets a nil part.
 func (m *message) check() error {

@@ -50,6 +50,9 @@ func everyMessage() []*message {
 		{Kind: kindRun, N: 3, Request: &engine.Request{Kind: engine.Text, Prompt: "on", Sampling: engine.Sampling{N: 1}, Resume: resume}, Save: true},
 		{Kind: kindSaved, N: 3, Resume: resume},
 		{Kind: kindCancel, N: 3, HandOver: true},
+		{Kind: kindInfo, N: 4, Info: &engine.Info{Slots: 8, Ahead: 8}},
+		{Kind: kindRun, N: 5, Request: &engine.Request{Kind: engine.Text, Prompt: "on", Sampling: engine.Sampling{N: 1}}, Began: true},
+		{Kind: kindBegan, N: 5},
 	}
 }
 

