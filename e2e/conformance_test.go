@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"lorry/engine/enginetest"
 )
 
 // TestConformance runs OpenAI's own clients, unmodified, against a running Lorry: the contract is what they expect. Most
@@ -36,6 +38,8 @@ func TestConformance(t *testing.T) {
 	})
 	t.Run("words", func(t *testing.T) {
 		s := &suite{sdks: sdks, env: adminOf(up(t, nil), "smollm2"), made: made}
+		dir := t.TempDir()
+		s.env["LORRY_ADAPTER"] = filepath.Join(dir, enginetest.LoRA{Seed: 1}.Write(t, dir))
 		t.Run("python", func(t *testing.T) { s.python(t, "words") })
 		t.Run("node", func(t *testing.T) { s.node(t, "words") })
 	})

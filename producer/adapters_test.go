@@ -6,6 +6,7 @@ import (
 
 	"lorry/access"
 	"lorry/blob"
+	"lorry/engine/echo"
 	"lorry/engine/enginetest"
 	"lorry/registry"
 )
@@ -57,5 +58,34 @@ func TestAdapters(t *testing.T) {
 	}
 	if n != 1 {
 		t.Errorf("%d files are kept, want one", n)
+	}
+}
+
+// TestDeleteModel: an adapter's name goes when its owner or an admin says so; a base's, and another's, stay.
+func TestDeleteModel(t *testing.T) {
+	r := setup(t, Config{})
+	admin, _, err := r.access.CreateKey(t.Context(), access.CreateKey{Tenant: "ops", Admin: true})
+	ok(t, err)
+	keys := map[string]string{"ops": admin, "acme": r.key("acme"), "other": r.key("other")}
+	for _, name := range []string{"org/poet", "bard"} {
+		ok(t, r.models.Put(t.Context(), registry.Model{Name: name, Base: echo.Base, Adapter: strings.Repeat("ab", 32), OwnedBy: "acme"}))
+	}
+	del := func(who, name string) answer {
+		return r.do("DELETE", "/v1/models/"+name, "", "Authorization: Bearer "+keys[who])
+	}
+	del("other", "bard").refused(t, 403, codeForbidden)
+	del("acme", "echo").refused(t, 403, codeForbidden)
+	del("ops", "echo").refused(t, 403, codeForbidden)
+	del("acme", "none").refused(t, 404, "model_not_found")
+	del("acme", "no%20name").refused(t, 404, "model_not_found")
+	for name, who := range map[string]string{"org/poet": "acme", "bard": "ops"} {
+		if v := del(who, name).want(t, 200); v["id"] != name || v["object"] != "model" || v["deleted"] != true {
+			t.Errorf("%v", v)
+		}
+		del(who, name).refused(t, 404, "model_not_found")
+		r.do("GET", "/v1/models/"+name, "", "Authorization: Bearer "+admin).refused(t, 404, "model_not_found")
+	}
+	if n := len(r.do("GET", "/v1/models", "", "Authorization: Bearer "+admin).want(t, 200)["data"].([]any)); n != 1 {
+		t.Errorf("%d models are left, want echo", n)
 	}
 }

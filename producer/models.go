@@ -3,8 +3,10 @@ package producer
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
 
+	"lorry/access"
 	"lorry/registry"
 )
 
@@ -60,5 +62,40 @@ func (s *Server) getModel(w http.ResponseWriter, r *http.Request) error {
 		return noModel(name)
 	}
 	writeJSON(w, http.StatusOK, modelObject(m))
+	return nil
+}
+
+// deleteModel takes an adapter's name away: its owner's tenant may, and admins. Jobs that were accepted run with it all
+// the same.
+func (s *Server) deleteModel(w http.ResponseWriter, r *http.Request) error {
+	who, err := s.who(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bound(r)
+	defer cancel()
+	name := r.PathValue("id")
+	err = s.cfg.Registry.Delete(ctx, name, func(m registry.Model) error { return mayDelete(who, m) })
+	if errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrName) {
+		return noModel(name)
+	}
+	if err != nil {
+		return store(err)
+	}
+	s.cfg.Log.Info().Str("model", name).Str("tenant", who.Tenant).Msg("adapter's name deleted")
+	writeJSON(w, http.StatusOK, map[string]any{"id": name, "object": "model", "deleted": true})
+	return nil
+}
+
+func mayDelete(who access.Principal, m registry.Model) error {
+	e := &apiError{Status: http.StatusForbidden, Type: typePermission, Code: codeForbidden, Param: "model"}
+	switch {
+	case m.Adapter == "":
+		e.Message = fmt.Sprintf("The model `%s` is a base model: workers serve it as long as they are told to. Only adapters can be deleted.", clip(m.Name))
+		return e
+	case !who.Admin && m.OwnedBy != who.Tenant:
+		e.Message = fmt.Sprintf("You have insufficient permissions for this operation: the model `%s` is another tenant's. Its owner or an admin key can delete it.", clip(m.Name))
+		return e
+	}
 	return nil
 }

@@ -34,6 +34,7 @@ func (s *Server) routes() http.Handler {
 		"POST /lorry/v1/detokenize":        s.work(readDetokenize),
 		"GET /v1/models":                   s.listModels,
 		"GET /v1/models/{id...}":           s.getModel,
+		"DELETE /v1/models/{id...}":        s.deleteModel,
 		"GET /v1/jobs":                     s.listJobs,
 		"GET /v1/jobs/{id}":                s.getJob,
 		"POST /v1/jobs/{id}/cancel":        s.cancelJob,

@@ -187,6 +187,48 @@ func TestDeletedModelResolvesNoMore(t *testing.T) {
 	}
 }
 
+// TestDelete: a name that may go goes at once here, and soon elsewhere; what stands for it can be registered again.
+func TestDelete(t *testing.T) {
+	js := queuetest.JetStream(t)
+	r, elsewhere := start(t, js), start(t, js)
+	adapter := Model{Name: "a", Base: base, Adapter: other}
+	if err := r.Put(t.Context(), adapter); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the model is known elsewhere", func() bool { _, err := elsewhere.Resolve("a"); return err == nil })
+	no := errors.New("not yours")
+	if err := r.Delete(t.Context(), "a", func(m Model) error { return no }); !errors.Is(err, no) {
+		t.Errorf("refused: %v", err)
+	}
+	if m, err := r.Resolve("a"); err != nil || m.Adapter != other {
+		t.Errorf("behind a refusal: %+v %v", m, err)
+	}
+	if err := r.Delete(t.Context(), "a", func(m Model) error {
+		if m.Adapter == other { // somebody is quicker: what stands then is asked about
+			adapter.Adapter = base
+			return elsewhere.Put(t.Context(), adapter)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Resolve("a"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("deleted, and still resolved: %v", err)
+	}
+	eventually(t, "the model is gone elsewhere", func() bool { _, err := elsewhere.Resolve("a"); return errors.Is(err, ErrNotFound) })
+	for name, want := range map[string]error{"a": ErrNotFound, "never": ErrNotFound, "a b": ErrName} {
+		if err := r.Delete(t.Context(), name, func(Model) error { return nil }); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", name, err, want)
+		}
+	}
+	if err := r.Put(t.Context(), adapter); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := r.Resolve("a"); err != nil || m.Adapter != base {
+		t.Errorf("registered again: %+v %v", m, err)
+	}
+}
+
 func FuzzParseName(f *testing.F) {
 	for _, s := range []string{"smollm2", "a:b", "a@b", "org/a.b-c_d", ":", "a..b", "a//b"} {
 		f.Add(s)

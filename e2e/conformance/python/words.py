@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
+import urllib.request
 
 import openai
 import pydantic
 
-from harness import MODEL, case, chat, equal, new_client, raises
+from harness import ADMIN, MODEL, URL, case, chat, equal, new_client, raises
 
 
 @case
@@ -93,3 +95,28 @@ def words_input_tokens():
         counted = client.responses.input_tokens.count(model=MODEL, input="How warm is it?", **more)
         ran = client.responses.create(model=MODEL, input="How warm is it?", max_output_tokens=2, **more)
         equal(counted.input_tokens, ran.usage.input_tokens)
+
+
+def push(name):
+    """Registers the adapter of the suite under a name, as lorry model push does."""
+    with open(os.environ["LORRY_ADAPTER"], "rb") as f:
+        request = urllib.request.Request(URL + "/lorry/v1/models?base=%s&name=%s" % (MODEL, name), data=f.read(),
+                                         headers={"Authorization": "Bearer " + ADMIN.api_key, "Content-Type": "application/octet-stream"})
+    equal(urllib.request.urlopen(request).status, 201)
+
+
+@case
+def words_model_deleted():
+    """An adapter's name goes, for its owner; a base's stays, and another tenant's."""
+    push("poet")
+    ask = {"model": "poet", "messages": [{"role": "user", "content": "hello"}], "max_completion_tokens": 2}
+    assert ADMIN.chat.completions.create(**ask).choices
+    for client, model in ((new_client(), "poet"), (ADMIN, MODEL), (new_client(), MODEL)):
+        with raises(openai.PermissionDeniedError, 403, "insufficient_permissions"):
+            client.models.delete(model)
+    gone = ADMIN.models.delete("poet")
+    equal((gone.id, gone.object, gone.deleted), ("poet", "model", True))
+    assert "poet" not in [m.id for m in ADMIN.models.list()]
+    for call in (lambda: ADMIN.models.delete("poet"), lambda: ADMIN.models.retrieve("poet"), lambda: ADMIN.chat.completions.create(**ask)):
+        with raises(openai.NotFoundError, 404, "model_not_found"):
+            call()
