@@ -29,6 +29,9 @@ type theirs struct {
 	ended    chan struct{}
 }
 
+// httpThreads are more than there are requests at the same moment.
+const httpThreads = 512
+
 // startTheirs starts one that serves so many of the adapters, with more settings than the common ones.
 func startTheirs(ctx context.Context, o *options, file string, adapters int, more string) (*theirs, error) {
 	port, err := freePort()
@@ -36,6 +39,8 @@ func startTheirs(ctx context.Context, o *options, file string, adapters int, mor
 		return nil, err
 	}
 	args := []string{"-m", file, "-np", strconv.Itoa(o.slots), "-c", strconv.Itoa(o.context), "-t", strconv.Itoa(o.threads), "-fa", "on", "-fit", "off"}
+	// A thread of its HTTP server stays with a connection for seconds after an answer: requests beyond them would wait.
+	args = append(args, "--threads-http", strconv.Itoa(httpThreads))
 	args = append(args, strings.Fields(more)...)
 	if adapters > 0 {
 		args = append(args, "--lora", o.adapterFiles(adapters), "--lora-init-without-apply")

@@ -41,6 +41,7 @@ type options struct {
 	rounds                         int
 	slots, threads, context        int
 	shape                          string // of a model of random weights, in place of a trained one
+	write                          string // where to, and no more
 	noAdapters                     string // why none can be made for the model
 	dir                            string
 	adapters                       []string // digests
@@ -71,8 +72,11 @@ func run(ctx context.Context, args []string) (err error) {
 	if err == nil {
 		err = o.find()
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case o.write != "":
+		return shapes[o.shape].write(o.write, o.weights[0], o.model)
 	}
 	if o.dir, err = os.MkdirTemp("", "lorry-peers-"); err != nil {
 		return err
@@ -133,6 +137,7 @@ func parse(args []string) (*options, error) {
 	f.StringVar(&o.kronk, "kronk", "", "`folder` of kronk (default: what bench/kronk/build prints); \"none\": it is left out")
 	f.StringVar(&o.model, "model", "", "GGUF `file` (default: the demo's)")
 	f.StringVar(&o.shape, "shape", "", "measure on a model of random weights in this `shape`, with the model's vocabulary, as long as a trained one takes: "+shapeNames())
+	f.StringVar(&o.write, "write", "", "write the model of -shape in the first of -weights to this `file`, as for `lorry up --model-file`, and measure nothing")
 	f.StringVar(&o.engine, "engine", "", "more `flags` of lorry-engine, to see what they bring")
 	f.IntVar(&o.slots, "slots", usualSlots, "sequences at the same moment")
 	f.IntVar(&o.threads, "threads", runtime.GOMAXPROCS(0), "that compute")
@@ -150,6 +155,8 @@ func parse(args []string) (*options, error) {
 		return nil, fmt.Errorf("there is no shape %q: -shape takes %s", o.shape, shapeNames())
 	}
 	switch {
+	case o.write != "" && o.shape == "":
+		return nil, fmt.Errorf("-write needs a -shape: %s", shapeNames())
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("%q: no arguments are taken", f.Arg(0))
 	case o.rounds < 1 || o.slots < 1 || o.threads < 1 || o.context < 1 || len(o.weights) == 0:
@@ -175,6 +182,9 @@ func (o *options) find() (err error) {
 	}
 	if o.model == "" {
 		o.model = filepath.Join(rt, "models", "smollm2.gguf")
+	}
+	if o.write != "" {
+		return nil
 	}
 	if o.peers == "" {
 		if o.peers, err = o.built("peers"); err != nil {
