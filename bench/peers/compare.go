@@ -134,7 +134,7 @@ func (c *contest) sides(ctx context.Context, w workload, r *row) (sides []rival,
 // best tries settings on the workload and keeps the fastest side. It is warm then.
 func (c *contest) best(ctx context.Context, w workload, out *outcome, settings []string, start func(more string) (side, error)) (side, error) {
 	best, err := choose(settings, start, func(i int, x side) (float64, error) {
-		t, err := round(ctx, x, w.requests(trialRounds+i, c.o.slots))
+		t, err := round(ctx, x, w.requests(trialRounds+i, trialTurns*c.o.slots))
 		if err == nil {
 			out.Tried = append(out.Tried, trial{x.command(), t.rate})
 			progress("%s, trial: %s %s: %.1f tokens/s", w.key, x.name(), settings[i], t.rate)
@@ -172,6 +172,9 @@ func choose[S interface{ close() }](settings []string, start func(more string) (
 	}
 	return best, nil
 }
+
+// trialTurns are how many requests each slot has in a trial: what a slot held before costs some settings more.
+const trialTurns = 2
 
 // trialRounds are the numbers of rounds before those that count.
 const trialRounds = 1000

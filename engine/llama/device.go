@@ -13,6 +13,7 @@ type device struct {
 	name  string // as "cpu" or "cuda:0"
 	about string // as "NVIDIA H100"
 	index int    // among the accelerators; -1: the CPU
+	free  int64  // bytes of an accelerator's memory
 }
 
 func (d device) accelerated() bool { return d.index >= 0 }
@@ -33,7 +34,8 @@ func accelerators() (found []device) {
 		d := llama.GGMLBackendDeviceGet(i)
 		switch llama.GGMLBackendDevType(d) {
 		case llama.GGMLBackendDeviceTypeGPU, llama.GGMLBackendDeviceTypeIGPU:
-			found = append(found, device{shortName(llama.GGMLBackendDeviceName(d)), llama.GGMLBackendDeviceDescription(d), len(found)})
+			free, _ := llama.GGMLBackendDeviceMemory(d)
+			found = append(found, device{shortName(llama.GGMLBackendDeviceName(d)), llama.GGMLBackendDeviceDescription(d), len(found), int64(free)})
 		}
 	}
 	return found

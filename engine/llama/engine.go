@@ -54,10 +54,11 @@ type Config struct {
 	KVType string
 	// NoFlash has attention computed the long way; a KVType but f16 needs the short one.
 	NoFlash bool
-	// Slots is how many sequences run at the same moment. 0: 8.
+	// Slots is how many sequences run at the same moment. 0: 8 on a CPU, 64 on an accelerator.
 	Slots int
 	// Context is the size of the KV cache in tokens, for all sequences together. Each may grow to the smaller of it and
-	// of what the model was trained on. 0: 8192.
+	// of what the model was trained on. 0: 8192 on a CPU; on an accelerator 2048 for each slot, within half of the memory
+	// that the weights leave.
 	Context int
 	// Threads compute. 0: a thread for each core that this process may use, but one, which is left to everything else;
 	// at least 1.
@@ -141,7 +142,7 @@ func Open(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.setDefaults(dev.accelerated())
+	c.setDefaults(dev)
 	m, err := openModel(c, dev)
 	if err != nil {
 		return nil, err
@@ -161,16 +162,18 @@ func Open(c Config) (*Engine, error) {
 	return start(c, m, dev.describe(c.Threads), files), nil
 }
 
-func (c *Config) setDefaults(accelerated bool) {
-	rows, target := 128, time.Second
+func (c *Config) setDefaults(dev device) {
+	slots, rows, target := 8, 128, time.Second
 	c.cool, c.apart = 256, true
-	if accelerated {
+	if dev.accelerated() {
 		c.Cores = ""
-		rows, target = 512, 150*time.Millisecond
+		slots, rows, target = 64, 512, 150*time.Millisecond
 		c.cool, c.apart = 0, false
 	}
-	c.Slots = min(cmp.Or(max(c.Slots, 0), 8), maxSlots)
-	c.Context = cmp.Or(max(c.Context, 0), 8192)
+	c.Slots = min(cmp.Or(max(c.Slots, 0), slots), maxSlots)
+	if c.Context <= 0 {
+		c.Context = cells(*c, dev)
+	}
 	c.Rows = max(cmp.Or(max(c.Rows, 0), rows), c.Slots)
 	c.StepTarget = cmp.Or(c.StepTarget, target)
 	c.Stretch = max(0, cmp.Or(c.Stretch, 2))

@@ -38,7 +38,7 @@ type lengths struct {
 var usual = lengths{prompt: 256, begins: 32, answer: 16, times: 3}
 
 // benchCells are enough for the shipped text, and for the widest batch that is measured with its prompts.
-const benchCells = 4096
+const benchCells = 8192
 
 // OpenBench loads a model as [Open] does.
 func OpenBench(c Config) (*Bench, error) {
@@ -56,7 +56,7 @@ func OpenBench(c Config) (*Bench, error) {
 	if c.Context == 0 {
 		c.Context = benchCells
 	}
-	c.setDefaults(dev.accelerated())
+	c.setDefaults(dev)
 	m, err := openModel(c, dev)
 	if err != nil {
 		return nil, err

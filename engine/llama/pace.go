@@ -14,7 +14,8 @@ import (
 //     least fullCall rows in blocks, in half the time of smaller ones where there are some hundred cells to look at; but
 //     then all rows of a block look at what any of them does, which answers of other sequences would spoil. And once all
 //     prompts are there, all slots draw in each step. Who draws waits no longer than about target for that.
-//   - On an accelerator both share each step, of about target at most.
+//   - On an accelerator both share each step, of about target at most. Beside watched answers a step has one of few sizes
+//     (fit), since CUDA's graph of it is captured anew when the size changes, which takes as long as the step.
 type pace struct {
 	target  time.Duration // negative: none, and calls are as full as may be
 	stretch float64       // 0: watched or not is the same
@@ -23,6 +24,10 @@ type pace struct {
 	row   float64         // seconds of a prompt's token in a call without answers, smoothed; 0: not known yet
 	piece float64         // the same beside answers
 	calm  map[int]float64 // seconds of a step without a prompt, smoothed, by how many draw
+
+	sizes map[int]float64 // an accelerator's seconds of a step with answers and a prompt, smoothed, by its rows
+	last  int             // rows of the step before
+	same  int             // steps before of that size
 }
 
 const (
@@ -38,6 +43,12 @@ const (
 	longStep = time.Second
 	// margin is the part of what is allowed beside watched answers that is aimed at: steps vary.
 	margin = 0.8
+	// leastFit is the least size of an accelerator's step beside watched answers; others are twice, four times… as large.
+	leastFit = 8
+	// settled is how many steps of a size come before those whose time counts: the graph is captured in the second.
+	settled = 2
+	// growth is the part of the time that is aimed at below which a step of twice the size is tried.
+	growth = 0.6
 	// smoothing is the weight of the newest step: a busy neighbour's hiccup fades within some steps.
 	smoothing = 0.2
 )
@@ -59,8 +70,10 @@ func (p *pace) share(d demand, most int) (limit int, alone bool) {
 		return most, false
 	case d.drawing == 0:
 		return p.full(longStep, most), false
-	case p.stretch > 0 && d.watched:
+	case p.stretch > 0 && d.watched && p.apart:
 		return p.bounded(blocks(d.drawing, p.watched(d)), most), false
+	case p.stretch > 0 && d.watched:
+		return min(most, p.fit(d)), false
 	case p.apart && d.prompt >= fullCall && d.waited < p.target:
 		return p.full(p.target, most), true
 	case p.apart && d.prompt >= fullCall:
@@ -86,12 +99,33 @@ func (p *pace) bounded(n, most int) int {
 // watched is how many of a prompt's tokens a step has beside answers that are watched. A prompt whose own answer is
 // waited for has twice as many.
 func (p *pace) watched(d demand) int {
+	return max(leastWatched, p.rows(p.longer(d), cmp.Or(p.piece, p.row), fullCall))
+}
+
+// longer is how many seconds more than one without a step with a piece of a prompt may take.
+func (p *pace) longer(d demand) float64 {
 	calm := p.without(d.drawing)
 	longest := margin * (p.stretch - 1) * calm
 	if d.hurried {
 		longest *= 2
 	}
-	return max(leastWatched, p.rows(min(longest, p.target.Seconds()-calm), cmp.Or(p.piece, p.row), fullCall))
+	return min(longest, p.target.Seconds()-calm)
+}
+
+// fit is the largest size of a step whose time is known to be short enough, or the next one where that is much shorter.
+func (p *pace) fit(d demand) int {
+	aim := p.without(d.drawing) + p.longer(d)
+	rows := leastFit
+	for rows < d.drawing+leastWatched {
+		rows *= 2
+	}
+	for took := p.sizes[rows]; took > 0 && took < growth*aim; took = p.sizes[rows] {
+		rows *= 2
+	}
+	if least := rows / 2; least >= d.drawing+leastWatched && p.sizes[rows] > aim {
+		return least
+	}
+	return rows
 }
 
 // blocks is a call's rows for a piece of about n rows beside those who draw: whole blocks.
@@ -126,6 +160,7 @@ func distance(a, b int) int { return max(a-b, b-a) }
 
 // note learns from a step that computed rows, among them drawing ones.
 func (p *pace) note(rows, drawing int, took time.Duration) {
+	p.noteSize(rows, drawing, took)
 	piece := rows - drawing
 	switch {
 	case rows == 0:
@@ -141,6 +176,21 @@ func (p *pace) note(rows, drawing int, took time.Duration) {
 		whole := took.Seconds()
 		p.piece = smooth(p.piece, max((whole-p.without(drawing))/float64(piece), whole/float64(2*rows)))
 	}
+}
+
+// noteSize learns what a step with answers and a piece of a prompt takes once steps of its size follow each other.
+func (p *pace) noteSize(rows, drawing int, took time.Duration) {
+	if p.same++; rows != p.last {
+		p.last, p.same = rows, 0
+	}
+	fits := rows > drawing && rows >= leastFit && rows&(rows-1) == 0
+	if p.apart || p.same < settled || drawing == 0 || !fits {
+		return
+	}
+	if p.sizes == nil {
+		p.sizes = map[int]float64{}
+	}
+	p.sizes[rows] = smooth(p.sizes[rows], took.Seconds())
 }
 
 // smooth is the moving mean after one more value; 0 is none yet.

@@ -28,8 +28,11 @@ func TestPace(t *testing.T) {
 		"rows too slow to please":          {shared(100 * ms), time.Second, 0, demand{drawing: 4, prompt: 900}, 63, [2]int{12, 12}, false},
 		"fast rows":                        {shared(100 * ms), 20 * time.Microsecond, 10 * ms, demand{drawing: 64, prompt: 900}, 512, [2]int{512, 512}, false},
 		"costly calls":                     {shared(100 * ms), ms, 40 * ms, demand{drawing: 4, prompt: 900}, 512, [2]int{55, 64}, false},
-		"watched":                          {shared(100 * ms), ms, 20 * ms, demand{drawing: 4, prompt: 900, watched: true}, 512, [2]int{20, 24}, false},
-		"watched, and the prompt as well":  {shared(100 * ms), ms, 20 * ms, demand{drawing: 4, prompt: 900, watched: true, hurried: true}, 512, [2]int{40, 44}, false},
+		"watched":                          {shared(100 * ms), ms, 20 * ms, demand{drawing: 4, prompt: 900, watched: true}, 512, [2]int{8, 8}, false},
+		"watched, and rows are cheap":      {shared(100 * ms), ms / 10, 20 * ms, demand{drawing: 4, prompt: 900, watched: true}, 512, [2]int{32, 32}, false},
+		"watched, and twice is too long":   {shared(100 * ms), ms / 5, 10 * ms, demand{drawing: 4, prompt: 900, watched: true}, 512, [2]int{16, 16}, false},
+		"watched, and the prompt as well":  {shared(100 * ms), ms, 20 * ms, demand{drawing: 4, prompt: 900, watched: true, hurried: true}, 512, [2]int{32, 32}, false},
+		"watched by a crowd":               {shared(100 * ms), ms / 10, 20 * ms, demand{drawing: 64, prompt: 900, watched: true}, 512, [2]int{128, 128}, false},
 		"watched, by the target":           {shared(30 * ms), ms, 20 * ms, demand{drawing: 4, prompt: 900, watched: true}, 512, [2]int{8, 8}, false},
 		"watched, rows too slow":           {shared(100 * ms), time.Second, 0, demand{drawing: 4, prompt: 900, watched: true}, 63, [2]int{8, 8}, false},
 		"watched, and it does not matter":  {pace{target: 100 * ms}, ms, 20 * ms, demand{drawing: 4, prompt: 900, watched: true}, 512, [2]int{75, 85}, false},
@@ -44,12 +47,14 @@ func TestPace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			limit, alone, p := 0, false, c.pace
 			for range 100 {
-				limit, alone = p.share(c.d, c.most)
-				drawing := c.d.drawing
-				if alone {
-					drawing = 0
+				for range settled + 1 {
+					limit, alone = p.share(c.d, c.most)
+					drawing := c.d.drawing
+					if alone {
+						drawing = 0
+					}
+					p.note(limit, drawing, c.fixed+time.Duration(limit)*c.row)
 				}
-				p.note(limit, drawing, c.fixed+time.Duration(limit)*c.row)
 				p.note(c.d.drawing, c.d.drawing, c.fixed+time.Duration(c.d.drawing)*c.row) // a step without a prompt
 			}
 			if limit < c.want[0] || limit > c.want[1] || alone != c.alone {

@@ -116,7 +116,7 @@ func TestQuantizeRefuses(t *testing.T) {
 }
 
 func TestChooseDevice(t *testing.T) {
-	two := []device{{"cuda:0", "NVIDIA A", 0}, {"cuda:1", "NVIDIA B", 1}}
+	two := []device{{name: "cuda:0", about: "NVIDIA A"}, {name: "cuda:1", about: "NVIDIA B", index: 1}}
 	for name, c := range map[string]struct {
 		want  string
 		found []device

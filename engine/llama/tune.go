@@ -49,7 +49,7 @@ func (u *tuner) run() (err error) {
 func (u *tuner) plain() {
 	u.cfg.Threads = cmp.Or(u.cfg.Threads, defaultThreads())
 	u.cfg.Context = benchCells
-	u.cfg.setDefaults(u.dev.accelerated())
+	u.cfg.setDefaults(u.dev)
 	u.t.Device = u.dev.describe(u.cfg.Threads)
 	u.t.Suggest = engine.Setting{Threads: u.cfg.Threads, Slots: u.cfg.Slots, Rows: u.cfg.Rows, KVType: "f16", Flash: true}
 }
