@@ -63,7 +63,7 @@ type Config struct {
 	// Threads compute. 0: a thread for each core that this process may use, but one, which is left to everything else;
 	// at least 1.
 	Threads int
-	// Rows is the most tokens of one native call, at least Slots. 0: 128 on a CPU, 512 on an accelerator.
+	// Rows is the most tokens of one native call, more than Slots. 0: 128 on a CPU, 512 on an accelerator.
 	Rows int
 	// StepTarget is about how long those who draw may pause while prompts are computed, where nobody watches them. On a
 	// CPU prompts then have calls of their own, and more makes calls fuller; on an accelerator it is the time of a step that
@@ -174,7 +174,7 @@ func (c *Config) setDefaults(dev device) {
 	if c.Context <= 0 {
 		c.Context = cells(*c, dev)
 	}
-	c.Rows = max(cmp.Or(max(c.Rows, 0), rows), c.Slots)
+	c.Rows = max(cmp.Or(max(c.Rows, 0), rows), c.Slots+1) // llama.cpp ends the process where there are more sequences than rows
 	c.StepTarget = cmp.Or(c.StepTarget, target)
 	c.Stretch = max(0, cmp.Or(c.Stretch, 2))
 	c.Tenure = cmp.Or(max(0, c.Tenure), tenure)

@@ -164,6 +164,16 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// TestFewRows asks for no more rows than there are slots, of which llama.cpp would end the process.
+func TestFewRows(t *testing.T) {
+	c := config(t)
+	c.Slots, c.Rows = 4, 4
+	e := open(t, c)
+	if got := len(atOnce(t, e, 5, func(int) *engine.Request { return ask("hello", 2) })); got != 5 {
+		t.Errorf("%d answers of 5", got)
+	}
+}
+
 // TestGrammarSampler is what grammar and gbnf.Check rely on.
 func TestGrammarSampler(t *testing.T) {
 	m := native(t)

@@ -45,10 +45,10 @@ const (
 	margin = 0.8
 	// leastFit is the least size of an accelerator's step beside watched answers; others are twice, four times… as large.
 	leastFit = 8
-	// settled is how many steps of a size come before those whose time counts: the graph is captured in the second.
+	// settled is how many steps of a size come before those whose time counts: a graph is captured in the second.
 	settled = 2
 	// growth is the part of the time that is aimed at below which a step of twice the size is tried.
-	growth = 0.6
+	growth = 0.8
 	// smoothing is the weight of the newest step: a busy neighbour's hiccup fades within some steps.
 	smoothing = 0.2
 )
@@ -164,6 +164,7 @@ func (p *pace) note(rows, drawing int, took time.Duration) {
 	piece := rows - drawing
 	switch {
 	case rows == 0:
+	case piece <= 0 && !p.apart && p.same < settled && len(p.calm) > 0:
 	case piece <= 0:
 		if p.calm == nil {
 			p.calm = map[int]float64{}
