@@ -2,6 +2,9 @@
 //
 // The order is the guarantee: (redelivered? look into RESULTS) → claim → run, looking at the claim again at each
 // heartbeat → commit, where the first one wins → project → acknowledge. See DESIGN section 3.
+//
+// A job runs from the moment when the engine begins it. Until then it waits: here, or in an engine that is given jobs
+// ahead of its slots.
 package worker
 
 import (
@@ -29,7 +32,7 @@ type Config struct {
 	Engine  engine.Engine
 	// Adapters are fetched before the engine needs them. Nil: it has its own.
 	Adapters *Weights
-	// Slots is how many jobs run at the same moment. 0: what the engine says.
+	// Slots is how many jobs run at the same moment; the engine says how many may wait in it. 0: what the engine says.
 	Slots int
 	// MaxAttempts is how often a job may fail by the engine's fault. 0: 3.
 	MaxAttempts int
