@@ -91,8 +91,9 @@ func newHookCreate(bind Bind) *cobra.Command {
 		Long: `Make an endpoint: a URL that gets signed events.
 
 Events are batch.completed, batch.failed, batch.expired, batch.cancelled, response.completed, response.failed,
-response.cancelled, response.incomplete, lorry.job.succeeded, lorry.job.failed, lorry.job.cancelled, lorry.job.expired,
-lorry.alert.NAME; a group of them as batch.*; or * for all. Jobs whose answer somebody waited for tell of nothing.`,
+response.cancelled, response.incomplete, lorry.job.succeeded, lorry.job.failed, lorry.job.cancelled, lorry.job.expired;
+lorry.alert.endpoint_paused and lorry.alert.endpoint_disabled, which tell of your other endpoints; a group of them as batch.*;
+or * for all. Jobs whose answer somebody waited for tell of nothing.`,
 		Example: `  lorry webhook create https://example.com/hook --events batch.*,response.completed
   OPENAI_WEBHOOK_SECRET=$(lorry webhook create https://example.com/hook | tail -n 1)   # for client.webhooks.unwrap`}
 	c.Flags().StringSliceVar(&events, "events", []string{"*"}, "what to tell of, by commas")

@@ -51,10 +51,11 @@ func endedBy(stop context.Context, do task) task {
 }
 
 func (s *Scheduler) newHooks(l *later) *hooks {
-	return &hooks{q: s.cfg.Queue, results: s.cfg.Results, attempts: webhook.NewLog(l.rdb), sealer: s.cfg.Sealer, log: s.cfg.Log,
-		secrets:   webhook.NewSecrets(webhook.SecretsConfig{JS: s.cfg.Queue.JS(), Replicas: s.cfg.Queue.Replicas(), Sealer: s.cfg.Sealer, Log: s.cfg.Log}),
-		endpoints: webhook.NewEndpoints(webhook.EndpointsConfig{JS: s.cfg.Queue.JS(), Sealer: s.cfg.Sealer, Allow: s.cfg.WebhookAllow, Log: s.cfg.Log}),
-		sender:    webhook.NewSender(webhook.SenderConfig{Allow: s.cfg.WebhookAllow})}
+	h := &hooks{q: s.cfg.Queue, results: s.cfg.Results, attempts: webhook.NewLog(l.rdb), sealer: s.cfg.Sealer, log: s.cfg.Log,
+		secrets: webhook.NewSecrets(webhook.SecretsConfig{JS: s.cfg.Queue.JS(), Replicas: s.cfg.Queue.Replicas(), Sealer: s.cfg.Sealer, Log: s.cfg.Log}),
+		sender:  webhook.NewSender(webhook.SenderConfig{Allow: s.cfg.WebhookAllow})}
+	h.endpoints = webhook.NewEndpoints(webhook.EndpointsConfig{JS: s.cfg.Queue.JS(), Sealer: s.cfg.Sealer, Allow: s.cfg.WebhookAllow, Alert: h.alert, Log: s.cfg.Log})
+	return h
 }
 
 // untilSetUp does admin steps, again and again while NATS is away. An error means that ctx ended.

@@ -38,7 +38,7 @@ func newTest(e Endpoint, kind string, now time.Time) Outgoing {
 
 // sampleID is of the kind that an event of this type tells of.
 func sampleID(kind string) string {
-	for prefix, id := range map[string]string{"batch.": "batch_test", "response.": "resp_test", "lorry.job.": "job_test"} {
+	for prefix, id := range map[string]string{"batch.": "batch_test", "response.": "resp_test", "lorry.job.": "job_test", "lorry.alert.": "we_test"} {
 		if matches(prefix+"*", kind) {
 			return id
 		}

@@ -25,6 +25,9 @@ type EndpointsConfig struct {
 	Sealer *Sealer
 	// Allow opens private addresses.
 	Allow []netip.Prefix
+	// Alert is told of an endpoint that gets nothing from now on: AlertPaused once for each time that it fails, or
+	// AlertDisabled. Nil: nobody is.
+	Alert func(ctx context.Context, about Endpoint, kind string)
 	Log   zerolog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
@@ -37,6 +40,9 @@ type Endpoints struct{ cfg EndpointsConfig }
 func NewEndpoints(c EndpointsConfig) *Endpoints {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Alert == nil {
+		c.Alert = func(context.Context, Endpoint, string) {}
 	}
 	return &Endpoints{c}
 }
@@ -296,15 +302,17 @@ func (s *Endpoints) Signing(e *Endpoint) ([]string, error) {
 
 // Gone disables an endpoint that wants no more.
 func (s *Endpoints) Gone(ctx context.Context, tenant, id string) error {
-	_, err := s.change(ctx, tenant, id, func(e *Endpoint) bool {
-		if e.Status == Disabled {
-			return false
+	disabled := false
+	e, err := s.change(ctx, tenant, id, func(e *Endpoint) bool {
+		disabled = e.Status != Disabled
+		if disabled {
+			e.disable("it answered 410 Gone")
 		}
-		e.disable("it answered 410 Gone")
-		return true
+		return disabled
 	})
-	if err == nil {
+	if err == nil && disabled {
 		s.cfg.Log.Warn().Str("endpoint", id).Str("tenant", tenant).Msg("webhook endpoint answered 410 and is disabled")
+		s.cfg.Alert(ctx, e, AlertDisabled)
 	}
 	return err
 }
@@ -320,8 +328,12 @@ func (s *Endpoints) Fail(ctx context.Context, tenant, id string, since time.Time
 	case err != nil || !opened:
 	case e.Status == Disabled:
 		s.cfg.Log.Warn().Str("endpoint", id).Str("tenant", tenant).Str("reason", e.Reason).Msg("webhook endpoint is disabled")
+		s.cfg.Alert(ctx, e, AlertDisabled)
 	default:
 		s.cfg.Log.Warn().Str("endpoint", id).Str("tenant", tenant).Time("until", time.UnixMilli(e.Failing.Until)).Str("error", why).Msg("webhook endpoint keeps failing and is left alone for a while")
+		if e.Failing.Opened == 1 { // else it is paused for longer
+			s.cfg.Alert(ctx, e, AlertPaused)
+		}
 	}
 	return err
 }

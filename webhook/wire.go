@@ -60,7 +60,7 @@ type Outgoing struct {
 	Delivery string `json:"delivery,omitempty"`
 	// Endpoint is where to: its URL and secrets are looked up at each attempt. Empty: URL and Secret say it.
 	Endpoint string `json:"endpoint,omitempty"`
-	// Job is the job or batch that the event tells of.
+	// Job is the job, batch or endpoint that the event tells of.
 	Job  string `json:"job,omitempty"`
 	Type string `json:"type"`
 	URL  string `json:"url,omitempty"`
