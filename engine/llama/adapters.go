@@ -147,6 +147,7 @@ type rack struct {
 	clock   uint64
 	loads   int
 	evicted int
+	texts   *embedder // nil: none are embedded
 }
 
 // room says whether a may be loaded now, of which it makes sure: idle ones are freed unless keep wants them. never is
@@ -195,6 +196,7 @@ func (r *rack) touch(a *adapter) {
 }
 
 func (r *rack) free(a *adapter) {
+	r.texts.forget(a)
 	r.dev.unload(a.handle)
 	a.handle = 0
 	r.held -= a.bytes
@@ -246,19 +248,24 @@ func (m *model) unload(handle llama.AdapterLora) {
 	_ = llama.AdapterLoraFree(handle) // fails for 0 only
 }
 
-// use has the calls from now on compute with an adapter, or with none for 0. llama.cpp takes no empty list: none is
-// named by the scale 0.
+// use has the calls from now on compute with an adapter, or with none for 0.
 func (m *model) use(handle llama.AdapterLora) bool {
 	if handle == m.adapter {
 		return true
 	}
-	var scale float32
-	if handle != 0 {
-		scale = 1
-	}
-	if llama.SetAdaptersLora(m.ctx, []llama.AdapterLora{cmp.Or(handle, m.adapter)}, []float32{scale}) != 0 {
+	if !useAdapter(m.ctx, cmp.Or(handle, m.adapter), handle != 0) {
 		return false
 	}
 	m.adapter = handle
 	return true
+}
+
+// useAdapter has a context compute with an adapter, or no longer. llama.cpp takes no empty list: none is named by the
+// scale 0.
+func useAdapter(ctx llama.Context, handle llama.AdapterLora, yes bool) bool {
+	var scale float32
+	if yes {
+		scale = 1
+	}
+	return llama.SetAdaptersLora(ctx, []llama.AdapterLora{handle}, []float32{scale}) == 0
 }

@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,9 +20,14 @@ import (
 //
 // Texts of many requests share a call, and a long one takes several. The vectors of tokens are put together here and not
 // by llama.cpp, which silently answers with those of the last call only.
+//
+// A call serves one adapter, as the loop's do. Those of one adapter begin until one of another, that is loaded, comes
+// first; the next turn is that one's, when all that have begun are through.
 type embedder struct {
 	open   func() (vectors, error)
-	native vectors // nil before the first text
+	rack   *rack    // holds the adapters of texts that have begun
+	using  *adapter // that the context computes with
+	native vectors  // nil before the first text
 	shape  vectorShape
 	stats  embedStats
 
@@ -41,6 +47,8 @@ type embedStats struct{ calls, texts int }
 type vectors interface {
 	shape() vectorShape
 	decode(rows []textRow) (code int32)
+	// use has the calls from now on compute with an adapter, with none for 0. It says false when that is impossible.
+	use(handle llama.AdapterLora) bool
 	vector(row int) []float32
 	remove(slot int)
 	why(code int32) string
@@ -66,6 +74,8 @@ type passage struct {
 type embedding struct {
 	ctx      context.Context
 	id       string
+	adapter  *adapter // nil: the base
+	holds    bool     // the adapter, which is not freed then
 	passages []*passage
 	left     int
 	seconds  float64 // its share of the calls
@@ -107,8 +117,6 @@ func (e *Engine) passages(ctx context.Context, r *engine.Request) (*embedding, e
 	}
 	width := e.model.width()
 	switch {
-	case r.Model.Adapter != "":
-		return nil, unsupported("model", "vectors of a model with an adapter")
 	case e.model.pooling() == llama.PoolingTypeRank:
 		return nil, unsupported("model", "vectors of a model that ranks")
 	case r.Dimensions != 0 && r.Dimensions != width:
@@ -117,7 +125,11 @@ func (e *Engine) passages(ctx context.Context, r *engine.Request) (*embedding, e
 	if err := engine.CheckVectors(len(r.Inputs), width); err != nil {
 		return nil, err
 	}
-	u := &embedding{ctx: ctx, id: r.ID, left: len(r.Inputs), done: make(chan struct{})}
+	adapter, err := e.adapters.find(r.Model.Adapter)
+	if err != nil {
+		return nil, err
+	}
+	u := &embedding{ctx: ctx, id: r.ID, adapter: adapter, left: len(r.Inputs), done: make(chan struct{})}
 	for i, in := range r.Inputs {
 		tokens, err := e.inputTokens(in, i)
 		if err != nil {
@@ -226,11 +238,17 @@ func (e *embedder) end(u *embedding, err error) {
 	if !u.ended {
 		u.err, u.ended = err, true
 		e.over = append(e.over, u)
+		if u.holds {
+			e.rack.end(u.adapter)
+		}
 	}
 }
 
 // report ends requests, when the counts say so too.
 func (e *embedder) report() {
+	if e == nil {
+		return
+	}
 	for _, u := range e.over {
 		close(u.done)
 	}
@@ -263,7 +281,11 @@ func (e *embedder) step(most int, tell func([]string)) {
 		e.fail(e.queue, err)
 		return
 	}
-	rows := e.plan(min(most, e.shape.rows))
+	a, ok := e.turn()
+	if !ok || !e.change(a) {
+		return
+	}
+	rows := e.plan(a, min(most, e.shape.rows))
 	tell(requestsOf(rows))
 	begun := time.Now()
 	code := e.native.decode(rows)
@@ -299,9 +321,82 @@ type textRow struct {
 	pos int
 }
 
-// plan fills a call with texts in order: those that are begun go on, others begin where there are cells for all of them.
-func (e *embedder) plan(most int) (rows []textRow) {
+// turn is whose texts the next call is for: of those that have begun, which are of one adapter, else of the first whose
+// adapter is loaded. ok is false when all wait for theirs.
+func (e *embedder) turn() (a *adapter, ok bool) {
+	for _, begun := range []bool{true, false} {
+		for _, p := range e.queue {
+			if p.slot >= 0 || !begun && p.of.adapter.there() {
+				return p.of.adapter, true
+			}
+		}
+	}
+	return nil, false
+}
+
+// change has the context compute with an adapter. Where it can't, that adapter's texts fail.
+func (e *embedder) change(a *adapter) bool {
+	if a == e.using {
+		return true
+	}
+	if !e.native.use(a.native()) {
+		e.refuse(a, engine.Errorf(engine.Internal, "", "", "llama.cpp can't change to this request's adapter"))
+		return false
+	}
+	e.using = a
+	return true
+}
+
+// forget is called before an adapter is freed: llama.cpp would read freed memory.
+func (e *embedder) forget(a *adapter) {
+	if e != nil && a == e.using {
+		e.native.use(0)
+		e.using = nil
+	}
+}
+
+// refuse ends the requests of an adapter.
+func (e *embedder) refuse(a *adapter, err error) {
+	if e != nil {
+		e.fail(e.of(a), err)
+	}
+}
+
+// of are the texts of an adapter.
+func (e *embedder) of(a *adapter) (ps []*passage) {
 	for _, p := range e.queue {
+		if p.of.adapter == a {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// wants is the first adapter that texts wait for; nil: they wait for none.
+func (e *embedder) wants() *adapter {
+	if e == nil {
+		return nil
+	}
+	for _, p := range e.queue {
+		if !p.of.adapter.there() {
+			return p.of.adapter
+		}
+	}
+	return nil
+}
+
+// plan fills a call with texts of one adapter, in order: those that are begun go on, others begin where there are cells
+// for all of them, and none of another adapter comes first that could.
+func (e *embedder) plan(a *adapter, most int) (rows []textRow) {
+	open := true
+	for _, p := range e.queue {
+		if p.of.adapter != a {
+			open = open && !p.of.adapter.there()
+			continue
+		}
+		if p.slot < 0 && !open {
+			continue
+		}
 		if len(rows) >= most || !e.admit(p) {
 			break
 		}
@@ -326,6 +421,10 @@ func (e *embedder) admit(p *passage) bool {
 	}
 	p.slot, e.slots[free] = free, p
 	e.cells -= len(p.tokens)
+	if !p.of.holds {
+		p.of.holds = true
+		e.rack.begin(p.of.adapter)
+	}
 	return true
 }
 
@@ -426,6 +525,7 @@ type embedContext struct {
 	ctx   llama.Context
 	mem   llama.Memory
 	batch llama.Batch
+	named llama.AdapterLora // that computes; 0: none
 }
 
 // maxPassage bounds a text to embed, in tokens, and so the memory that goes with it. OpenAI's bound is 8192.
@@ -504,6 +604,17 @@ func (c *embedContext) vector(i int) []float32 {
 		return nil
 	}
 	return v
+}
+
+func (c *embedContext) use(handle llama.AdapterLora) bool {
+	if handle == c.named {
+		return true
+	}
+	if !useAdapter(c.ctx, cmp.Or(handle, c.named), handle != 0) {
+		return false
+	}
+	c.named = handle
+	return true
 }
 
 func (c *embedContext) shape() vectorShape { return c.vectorShape }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -147,7 +148,7 @@ func TestEmbedRefusals(t *testing.T) {
 		"too long":         {func(r *engine.Request) { r.Inputs[0].Text = strings.Repeat("one two ", 2000) }, "input 0", engine.ErrContextLength},
 		"far too long":     {func(r *engine.Request) { r.Inputs[0].Text = strings.Repeat("x", 1<<20) }, "input 0", engine.ErrContextLength},
 		"more than fit":    {func(r *engine.Request) { r.Inputs = make2(r.Inputs[0], 5000) }, "input", engine.ErrInvalid},
-		"an adapter's":     {func(r *engine.Request) { r.Model.Adapter = strings.Repeat("a", 64) }, "model", engine.ErrInvalid},
+		"a lost adapter":   {func(r *engine.Request) { r.Model.Adapter = strings.Repeat("a", 64) }, "model", engine.ErrNotFound},
 		"of another model": {func(r *engine.Request) { r.Model.Name = "other" }, "model", engine.ErrNotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -166,6 +167,141 @@ func TestEmbedRefusals(t *testing.T) {
 	}
 }
 
+// adaptedTexts asks for vectors of an adapter's, of the base's for none.
+func adaptedTexts(digest string, texts ...string) *engine.Request {
+	r := embedRequest(texts...)
+	r.Model.Adapter = digest
+	return r
+}
+
+// TestEmbedAdaptersInTurn: base, A, base, B have the vectors of a context of their own, to the last bit.
+func TestEmbedAdaptersInTurn(t *testing.T) {
+	c, digests := adapted(t, 1, 2)
+	e := open(t, c)
+	var all []engine.Vector
+	for i, digest := range []string{"", digests[0], "", digests[1], digests[0]} {
+		got := answer(t, e, adaptedTexts(digest, prompts[0])).Embeddings[0]
+		fresh := open(t, c)
+		want := answer(t, fresh, adaptedTexts(digest, prompts[0])).Embeddings[0]
+		if err := fresh.Close(); err != nil || !slices.Equal(got, want) {
+			t.Errorf("vector %d: the cosine to that of a fresh context is %v, %v", i, cosine(got, want), err)
+		}
+		all = append(all, got)
+	}
+	for _, pair := range [][2]int{{0, 1}, {0, 3}, {1, 3}} {
+		if got := cosine(all[pair[0]], all[pair[1]]); got > alike {
+			t.Errorf("vectors %v can't be told apart: their cosine is %v", pair, got)
+		}
+	}
+	if s := e.Stats(); s.AdapterLoads != 2 {
+		t.Errorf("want 2 loads: %+v", s)
+	}
+}
+
+// TestEmbedManyAdapters: texts and answers of four adapters share the room of one or two, and none waits for ever.
+func TestEmbedManyAdapters(t *testing.T) {
+	c, digests := adapted(t, 1, 2, 3, 4)
+	roomy := open(t, c)
+	var want []engine.Vector
+	for _, d := range digests {
+		want = append(want, answer(t, roomy, adaptedTexts(d, prompts[0])).Embeddings[0])
+	}
+	c.AdapterBytes = 3 * roomy.Stats().AdapterBytes / 8
+	roomy.Close()
+	e := open(t, c)
+	var all sync.WaitGroup
+	for i := range 16 {
+		digest := digests[i%4]
+		all.Go(func() {
+			got, err := e.Run(t.Context(), adaptedTexts(digest, prompts[0], prompts[1]), nil)
+			if err != nil {
+				t.Error(err)
+			} else if near := cosine(got.Embeddings[0], want[i%4]); near < alike {
+				t.Errorf("vector %d: the cosine to that of an engine with room is %v", i, near)
+			}
+		})
+		all.Go(func() {
+			if _, err := e.Run(t.Context(), with(digest, prompts[i%len(prompts)], 2), nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if s := e.Stats(); s.Evicted == 0 || s.AdapterBytes > c.AdapterBytes {
+		t.Errorf("there was room for all: this test shows nothing: %+v", s)
+	}
+	for _, a := range e.loop.rack.loaded {
+		if a.runs != 0 {
+			t.Errorf("the adapter %s is held by %d runs that have ended", a.digest, a.runs)
+		}
+	}
+}
+
+// TestEmbedTurns: a call is of one adapter; none begins before those of another that came first.
+func TestEmbedTurns(t *testing.T) {
+	w := &wheel{vectorShape: vectorShape{rows: 2, cells: 64, width: 8}, bad: -1, deaf: 9}
+	first, second, unloaded := &adapter{handle: 1}, &adapter{handle: 2}, &adapter{}
+	r := &rack{}
+	e := &embedder{open: func() (vectors, error) { return w, nil }, rack: r}
+	of := map[*adapter]*embedding{}
+	var ended []*adapter
+	for _, a := range []*adapter{first, second, first, nil, unloaded, first} {
+		u := &embedding{ctx: t.Context(), adapter: a, left: 1, done: make(chan struct{})}
+		u.passages = []*passage{{of: u, tokens: []int32{1, 2, 3}, slot: -1}}
+		e.put(u.passages)
+		of[a] = u
+	}
+	for i := 0; e.receive() && i < 50; i++ {
+		e.step(w.rows, func([]string) {})
+		for _, r := range w.last {
+			if r.of.of.adapter != w.last[0].of.of.adapter {
+				t.Fatal("a call is of two adapters")
+			}
+		}
+		for _, u := range e.over {
+			ended = append(ended, u.adapter)
+		}
+		e.report()
+	}
+	if want := []*adapter{first, second, first, nil, first}; !slices.Equal(ended, want) {
+		t.Errorf("they ended in the order %v, want %v", ended, want)
+	}
+	if e.wants() != unloaded || first.runs != 0 || second.runs != 0 {
+		t.Errorf("held by %d and %d runs", first.runs, second.runs)
+	}
+	e.forget(first)
+	if last := w.used[len(w.used)-1]; last != 0 || e.using != nil {
+		t.Errorf("a freed adapter is in use: %v", w.used)
+	}
+	no := errors.New("it can't be loaded")
+	e.refuse(unloaded, no)
+	e.report()
+	<-of[unloaded].done
+	if of[unloaded].err != no || e.waiting() {
+		t.Errorf("refused, it ended with %v", of[unloaded].err)
+	}
+}
+
+// TestEmbedNoChange: an adapter that the context does not change to fails its own texts alone.
+func TestEmbedNoChange(t *testing.T) {
+	w := &wheel{vectorShape: vectorShape{rows: 2, cells: 64, width: 8}, bad: -1, deaf: 9}
+	e := &embedder{open: func() (vectors, error) { return w, nil }, rack: &rack{}}
+	var all []*embedding
+	for _, a := range []*adapter{{handle: 9}, nil} {
+		u := &embedding{ctx: t.Context(), adapter: a, left: 1, done: make(chan struct{})}
+		u.passages = []*passage{{of: u, tokens: []int32{1}, slot: -1}}
+		e.put(u.passages)
+		all = append(all, u)
+	}
+	for e.receive() {
+		e.step(w.rows, func([]string) {})
+		e.report()
+	}
+	if !errors.Is(all[0].err, &engine.Error{Class: engine.Internal}) || all[1].err != nil {
+		t.Errorf("they ended with %v and %v", all[0].err, all[1].err)
+	}
+}
+
 func make2(in engine.Input, n int) []engine.Input {
 	all := make([]engine.Input, n)
 	for i := range all {
@@ -180,12 +316,19 @@ type wheel struct {
 	bad   int32 // a call that holds this token fails
 	last  []textRow
 	calls int
+	used  []llama.AdapterLora
+	deaf  llama.AdapterLora // is not changed to
 }
 
 func (w *wheel) shape() vectorShape { return w.vectorShape }
 func (w *wheel) remove(int)         {}
 func (w *wheel) why(int32) string   { return "it is bad" }
 func (w *wheel) free()              {}
+
+func (w *wheel) use(handle llama.AdapterLora) bool {
+	w.used = append(w.used, handle)
+	return handle != w.deaf
+}
 
 func (w *wheel) decode(rows []textRow) int32 {
 	w.last = rows

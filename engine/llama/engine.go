@@ -218,7 +218,8 @@ func (e *Engine) open(c Config, m *model) *lane {
 	l := &lane{newLoop(c, m, m.vocab, m.cells, m.branches), &scratch{}}
 	l.loop.gate = &e.gate
 	if m == e.model {
-		l.loop.texts = &embedder{open: m.newEmbedContext}
+		l.loop.texts = &embedder{open: m.newEmbedContext, rack: &l.loop.rack}
+		l.loop.rack.texts = l.loop.texts
 	}
 	go func() {
 		runtime.LockOSThread() // a CUDA device is current to a thread

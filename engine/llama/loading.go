@@ -175,9 +175,7 @@ func (l *loop) load() {
 		return
 	}
 	before := map[*adapter]bool{}
-	candidates := l.candidates()
-	for _, s := range candidates[:min(len(candidates), l.slots)] {
-		a := s.run.adapter
+	for _, a := range l.wanted() {
 		before[a] = true
 		if a.there() {
 			continue
@@ -193,6 +191,24 @@ func (l *loop) load() {
 	}
 }
 
+// wanted are the adapters that are waited for, in order: the texts' one behind those of answers, or before them where the
+// last one that was loaded was an answer's.
+func (l *loop) wanted() (all []*adapter) {
+	candidates := l.candidates()
+	for _, s := range candidates[:min(len(candidates), l.slots)] {
+		all = append(all, s.run.adapter)
+	}
+	text := l.texts.wants()
+	switch {
+	case text == nil:
+	case l.textNext:
+		all = slices.Insert(all, 0, text)
+	default:
+		all = append(all, text)
+	}
+	return all
+}
+
 // room makes room for an adapter, but takes none from those that are waited for more.
 func (l *loop) room(a *adapter, wanted map[*adapter]bool) (ok, never bool) {
 	ok, never = l.rack.room(a, func(x *adapter) bool { return wanted[x] })
@@ -204,7 +220,14 @@ func (l *loop) room(a *adapter, wanted map[*adapter]bool) (ok, never bool) {
 
 // begin loads an adapter in a goroutine of its own. A crash there is put down to those who wait for it.
 func (l *loop) begin(a *adapter) {
-	l.loading = a
+	l.loading, l.textNext = a, a != l.texts.wants()
+	if !l.textNext {
+		for _, p := range l.texts.of(a) {
+			if len(l.blamed) < l.slots && !slices.Contains(l.blamed, p.of.id) {
+				l.blamed = append(l.blamed, p.of.id)
+			}
+		}
+	}
 	for _, s := range l.waiting {
 		if s.run.adapter == a && len(l.blamed) < l.slots {
 			l.blamed = append(l.blamed, s.run.request.ID)
@@ -241,4 +264,6 @@ func (l *loop) refuseAdapter(a *adapter, err error) {
 			l.end(s.run, err)
 		}
 	}
+	l.texts.refuse(a, err)
+	l.texts.report()
 }

@@ -79,6 +79,7 @@ type loop struct {
 	turns    turns
 	rack     rack
 	loading  *adapter // by a goroutine of its own
+	textNext bool     // the next one to be loaded is the texts'
 	blamed   []string // the requests that it is loaded for
 	sized    bool     // a call was made since the context's adapter changed
 	stalled  bool     // there is nothing to do before an adapter is loaded
