@@ -1,5 +1,6 @@
 // Package record reads JSON that this program wrote itself (jobs, verdicts, hints) in one pass. encoding/json goes twice
 // through a text, and once more through what it hands on; on the road of a batch's lines that was a fifth of all computing.
+// It is to go when encoding/json reads in one pass, as that of Go 1.27 should: a job's 15 µs became 4.5 (go1.26).
 package record
 
 import (
