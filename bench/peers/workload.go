@@ -80,6 +80,8 @@ func workloads(v *vocabulary) []workload {
 			requests: adapted(2, v.alike(1)), server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
 		{key: "adapters8", name: "8 adapters, interleaved, one system prompt of 200 tokens", goal: 3, n: 32, adapters: 8,
 			requests: adapted(8, v.alike(1)), server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
+		{key: "deep8", name: "the same, 64 requests", goal: 3, n: 64, adapters: 8,
+			requests: adapted(8, v.alike(1)), server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
 		{key: "own2", name: "2 adapters, interleaved, unique prompts of 64 tokens", goal: 1, n: 16, adapters: 2,
 			requests: adapted(2, plain(adaptedLength, answerLength)), server: []string{"", unified, noKeep, smaller}, kronk: []string{""}},
 		{key: "own8", name: "8 adapters, interleaved, unique prompts of 64 tokens", goal: 1, n: 16, adapters: 8,
