@@ -198,7 +198,7 @@ func (s *stores) sweepAdapters(ctx context.Context, a *worker.Weights) (stop fun
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { nowAndThen(ctx, func() { s.sweepOnce(a, s.namesAdapter) }) })
+	wg.Go(func() { every(ctx, clearEvery, func() { s.sweepOnce(a, s.namesAdapter) }) })
 	return func() { cancel(); wg.Wait() }
 }
 

@@ -70,16 +70,8 @@ func (s *stores) servePushed(ctx context.Context, cfg *Config) error {
 		return err
 	}
 	defer p.wg.Wait()
-	p.wg.Go(func() { nowAndThen(ctx, func() { s.sweepOnce(p.files, s.namesModel) }) })
-	t := time.NewTicker(lookEvery)
-	defer t.Stop()
-	for ctx.Err() == nil {
-		p.look(ctx)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		}
-	}
+	p.wg.Go(func() { every(ctx, clearEvery, func() { s.sweepOnce(p.files, s.namesModel) }) })
+	every(ctx, lookEvery, func() { p.look(ctx) })
 	return nil
 }
 

@@ -134,7 +134,7 @@ const clearEvery = 6 * time.Hour
 
 // clearBlobs removes it, until ctx ends.
 func (s *stores) clearBlobs(ctx context.Context) error {
-	nowAndThen(ctx, func() {
+	every(ctx, clearEvery, func() {
 		n, err := s.blobs.Clear(ctx, time.Now().Add(-blob.StaleAfter))
 		switch {
 		case ctx.Err() != nil:
@@ -147,12 +147,12 @@ func (s *stores) clearBlobs(ctx context.Context) error {
 	return nil
 }
 
-// nowAndThen clears something at once and every clearEvery, until ctx ends.
-func nowAndThen(ctx context.Context, clear func()) {
-	t := time.NewTicker(clearEvery)
+// every does something at once and again after each interval, until ctx ends.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	t := time.NewTicker(interval)
 	defer t.Stop()
 	for ctx.Err() == nil {
-		clear()
+		do()
 		select {
 		case <-t.C:
 		case <-ctx.Done():
