@@ -143,8 +143,8 @@ func readExpiry(o *object) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// repeated says how a request that makes a batch or an endpoint is known when it is sent again: by its idempotency key, or, since the
-// SDKs send none, by its body and their word that it is a retry.
+// repeated says how a request that makes a batch or an endpoint is known when it is sent again: by its idempotency key, or,
+// since the SDKs send none, by its body and their word that it is a retry.
 func repeated(r *http.Request, path string, body []byte) (resent.Repeat, error) {
 	idem, err := bodyOf(r, queue.Endpoint(path), body)
 	n, _ := strconv.Atoi(r.Header.Get("X-Stainless-Retry-Count"))

@@ -48,11 +48,7 @@ func (s *Server) createFile(w http.ResponseWriter, r *http.Request) (err error) 
 	if err != nil {
 		return err
 	}
-	if !s.hold() {
-		return draining(w)
-	}
-	defer s.release()
-	leave, err := s.uploads.enter(who.Tenant)
+	leave, err := s.beginUpload(w, who.Tenant)
 	if err != nil {
 		return err
 	}

@@ -36,11 +36,7 @@ func (s *Server) createModel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !s.hold() {
-		return draining(w)
-	}
-	defer s.release()
-	leave, err := s.uploads.enter(who.Tenant)
+	leave, err := s.beginUpload(w, who.Tenant)
 	if err != nil {
 		return err
 	}

@@ -124,6 +124,19 @@ type uploads struct {
 	n  map[string]int
 }
 
+// beginUpload has a drain wait for a tenant's upload. leave ends that.
+func (s *Server) beginUpload(w http.ResponseWriter, tenant string) (leave func(), err error) {
+	if !s.hold() {
+		return nil, draining(w)
+	}
+	out, err := s.uploads.enter(tenant)
+	if err != nil {
+		s.release()
+		return nil, err
+	}
+	return func() { out(); s.release() }, nil
+}
+
 // enter takes a place. leave gives it back.
 func (u *uploads) enter(tenant string) (leave func(), err error) {
 	u.mu.Lock()
