@@ -160,11 +160,14 @@ func distance(a, b int) int { return max(a-b, b-a) }
 
 // note learns from a step that computed rows, among them drawing ones.
 func (p *pace) note(rows, drawing int, took time.Duration) {
-	p.noteSize(rows, drawing, took)
+	steady := p.steady(rows)
+	if steady && drawing > 0 && rows > drawing {
+		p.noteSize(rows, took)
+	}
 	piece := rows - drawing
 	switch {
 	case rows == 0:
-	case piece <= 0 && !p.apart && p.same < settled && len(p.calm) > 0:
+	case piece <= 0 && !steady && len(p.calm) > 0:
 	case piece <= 0:
 		if p.calm == nil {
 			p.calm = map[int]float64{}
@@ -179,13 +182,17 @@ func (p *pace) note(rows, drawing int, took time.Duration) {
 	}
 }
 
-// noteSize learns what a step with answers and a piece of a prompt takes once steps of its size follow each other.
-func (p *pace) noteSize(rows, drawing int, took time.Duration) {
+// steady says that steps of so many rows follow each other, so that what one takes counts. A CPU's all do.
+func (p *pace) steady(rows int) bool {
 	if p.same++; rows != p.last {
 		p.last, p.same = rows, 0
 	}
-	fits := rows > drawing && rows >= leastFit && rows&(rows-1) == 0
-	if p.apart || p.same < settled || drawing == 0 || !fits {
+	return p.apart || p.same >= settled
+}
+
+// noteSize learns what an accelerator's step with answers and a piece of a prompt takes, if it has one of fit's sizes.
+func (p *pace) noteSize(rows int, took time.Duration) {
+	if p.apart || rows < leastFit || rows&(rows-1) != 0 {
 		return
 	}
 	if p.sizes == nil {
