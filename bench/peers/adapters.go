@@ -46,7 +46,7 @@ func (o *options) fitting() (l enginetest.LoRA, err error) {
 	q, _ := f.Tensor("blk.0.attn_q.weight")
 	v, _ := f.Tensor("blk.0.attn_v.weight")
 	if q.Shape[0] != q.Shape[1] || v.Shape[0] != q.Shape[0] || v.Shape[1] == 0 {
-		o.noAdapters = "no adapters can be made for this model: its attention's queries are as wide as nothing else"
+		o.noAdapters = "no adapters can be made for this model: its attention's queries are not as wide as its embedding"
 	}
 	l.Layers, l.Width, l.KV = int(layers), int(q.Shape[0]), int(v.Shape[1])
 	return l, nil

@@ -30,15 +30,14 @@ func shapeNames() string { return strings.Join(slices.Sorted(maps.Keys(shapes)),
 // layout of a block of 32 numbers: float16 constants before the numbers themselves, in bits each. Their sum gives
 // weights around zero: scale × n, and for q4_1 offset + scale × n.
 type layout struct {
-	kind  gguf.Type
-	bits  int
-	zero  float64 // what n is where the weight is 0
-	whole bool    // an offset follows the scale
+	kind gguf.Type
+	bits int
+	zero float64 // what n is where the weight is 0, if an offset follows the scale; 0: none does
 }
 
 var layouts = map[string]layout{
 	"q4_0": {kind: 2, bits: 4},
-	"q4_1": {kind: 3, bits: 4, zero: 7.5, whole: true},
+	"q4_1": {kind: 3, bits: 4, zero: 7.5},
 	"q8_0": {kind: 8, bits: 8},
 }
 
@@ -124,7 +123,7 @@ func numbers(t gguf.Tensor, l layout, draw *rand.Rand) []byte {
 	spread := math.Exp2(float64(l.bits)) / math.Sqrt(12) // of numbers of so many bits
 	scale := 1 / (spread * math.Sqrt(float64(t.Shape[0])))
 	before := binary.LittleEndian.AppendUint16(nil, half(scale))
-	if l.whole {
+	if l.zero != 0 {
 		before = binary.LittleEndian.AppendUint16(before, half(-l.zero*scale))
 	}
 	for at := 0; at < len(out); at += copy(out[at:], before) + 4*l.bits {

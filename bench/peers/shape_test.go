@@ -39,9 +39,9 @@ func TestRandomWeights(t *testing.T) {
 				scale, offset := number(binary.LittleEndian.Uint16(block)), 0.0
 				at := 2
 				switch {
-				case l.bits == 4 && !l.whole:
+				case l.bits == 4 && l.zero == 0:
 					offset = -8
-				case l.whole:
+				case l.zero != 0:
 					offset, at = number(binary.LittleEndian.Uint16(block[2:]))/scale, 4
 				}
 				for _, x := range block[at:size] {
