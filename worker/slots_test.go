@@ -130,6 +130,7 @@ type choosy struct {
 	mu      sync.Mutex
 	waiting []*seat
 	running int
+	ended   int
 	begun   []string
 }
 
@@ -154,7 +155,7 @@ func (c *choosy) Run(ctx context.Context, r *engine.Request, _ func(engine.Chunk
 		return nil, context.Cause(ctx)
 	}
 	<-c.gate
-	c.change(func() { c.running-- })
+	c.change(func() { c.running, c.ended = c.running-1, c.ended+1 })
 	return answer(r.ID), nil
 }
 
@@ -191,6 +192,13 @@ func (c *choosy) queued() string {
 	return strings.Join(ids, " ")
 }
 
+// full says whether n requests have ended and two wait behind those that run since: none of the two begins by itself.
+func (c *choosy) full(n int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended == n && c.running == 2 && len(c.waiting) == 2
+}
+
 // TestEngineThatChooses is given what waits, until another lane's job comes; each job ends once. A drain hands back
 // what has not begun.
 func TestEngineThatChooses(t *testing.T) {
@@ -202,7 +210,7 @@ func TestEngineThatChooses(t *testing.T) {
 		jobs = append(jobs, r.job(fmt.Sprint("job_", i), "p"))
 	}
 	r.feed(1, jobs...)
-	eventually(t, "two wait in the engine", func() bool { return len(strings.Fields(e.queued())) == 2 })
+	eventually(t, "two wait in the engine", func() bool { return e.full(0) })
 	now := r.job("job_now", "p")
 	now.Lane = queue.Interactive
 	ok(t, r.s.Accept(t.Context(), now))
@@ -214,7 +222,7 @@ func TestEngineThatChooses(t *testing.T) {
 	for range 4 {
 		e.gate <- struct{}{}
 	}
-	eventually(t, "two wait in the engine again", func() bool { return len(strings.Fields(e.queued())) == 2 })
+	eventually(t, "two wait in the engine again", func() bool { return e.full(5) })
 	left := strings.Fields(e.queued())
 	drained := make(chan struct{})
 	go func() { defer close(drained); stop() }()
