@@ -123,7 +123,7 @@ func (s *stores) startScheduler(ctx context.Context, c *crew, cfg *Config, seale
 	}
 	sc, err := scheduler.New(scheduler.Config{Queue: s.queue, Results: s.results, Redis: s.redisAt.asynq(), Sealer: sealer,
 		WebhookAllow: []netip.Prefix(cfg.WebhookAllow), Access: s.access, Files: s.files, Batches: s.batches, Weights: s.weights, Models: s.registry,
-		Lines: producer.NewLines(producer.LinesConfig{Registry: s.registry, MaxBody: int64(cfg.MaxBody)}), RefuseLate: cfg.RefuseLate, Instance: instance, Log: s.log})
+		Lines: producer.NewLines(producer.LinesConfig{Registry: s.registry, Sealer: sealer, MaxBody: int64(cfg.MaxBody)}), RefuseLate: cfg.RefuseLate, Instance: instance, Log: s.log})
 	if err != nil {
 		return err
 	}

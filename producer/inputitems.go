@@ -10,7 +10,8 @@ import (
 	"lorry/result"
 )
 
-// inputItem is a thing that was said in a conversation of the Responses API: a message, a call, or a call's outcome.
+// inputItem is a thing that was said in a conversation of the Responses API: a message, a call, a call's outcome, or the
+// sealed summary of what was said before.
 type inputItem struct {
 	ID      string      `json:"id,omitempty"`
 	Type    string      `json:"type"`
@@ -22,6 +23,9 @@ type inputItem struct {
 	// Arguments are a call's, Output is an outcome's: text, or parts of it.
 	Arguments *string         `json:"arguments,omitempty"`
 	Output    json.RawMessage `json:"output,omitempty"`
+	// Sealed is a compaction's summary as clients hold it, summary the same once opened.
+	Sealed  string `json:"encrypted_content,omitempty"`
+	summary string
 }
 
 // inputPart is a part of a message's text.
@@ -34,15 +38,16 @@ type inputPart struct {
 
 // Types of items.
 const (
-	itemMessage = "message"
-	itemCall    = "function_call"
-	itemOutcome = "function_call_output"
-	itemThought = "reasoning"
+	itemMessage    = "message"
+	itemCall       = "function_call"
+	itemOutcome    = "function_call_output"
+	itemThought    = "reasoning"
+	itemCompaction = "compaction"
 )
 
 // readItems reads a string, which a user says, or a list of items. What the model thought is passed over: the SDKs hand
 // it back with the rest of an output, and no model is told its earlier thoughts.
-func readItems(o *object) (out []inputItem) {
+func readItems(o *object, v vault) (out []inputItem) {
 	if kind(o.fields["input"]) == "string" {
 		var text string
 		o.text("input", &text, math.MaxInt)
@@ -52,14 +57,14 @@ func readItems(o *object) (out []inputItem) {
 		o.missing("input")
 	}
 	vs, _ := o.list("input", 1, maxMessages)
-	for i, v := range vs {
-		if kind(v) != "object" {
-			o.wrong(at("input", i), "an object", v)
+	for i, raw := range vs {
+		if kind(raw) != "object" {
+			o.wrong(at("input", i), "an object", raw)
 			return nil
 		}
 		m := &object{at: at("input", i) + ".", fields: map[string]json.RawMessage{}}
-		m.fill(v)
-		item := readItem(m)
+		m.fill(raw)
+		item := readItem(m, v)
 		if o.close(m); o.err != nil {
 			return nil
 		}
@@ -82,7 +87,7 @@ func part(role, text string) inputPart {
 	return inputPart{Type: "output_text", Text: text, Annotations: &[]any{}}
 }
 
-func readItem(m *object) (it inputItem) {
+func readItem(m *object, v vault) (it inputItem) {
 	it.Type, it.Status = itemMessage, "completed"
 	if m.has("type") || !m.has("role") {
 		readItemType(m, &it.Type)
@@ -103,6 +108,9 @@ func readItem(m *object) (it inputItem) {
 		it.Output = readOutcome(m)
 	case itemThought:
 		m.accept("summary", "content", "encrypted_content")
+	case itemCompaction:
+		it.Status = ""
+		readCompaction(m, &it, v)
 	}
 	return it
 }
@@ -111,8 +119,8 @@ func readItemType(m *object, what *string) {
 	if !m.text("type", what, maxName) && m.err == nil {
 		m.missing("type")
 	}
-	if !slices.Contains([]string{itemMessage, itemCall, itemOutcome, itemThought}, *what) {
-		m.fail(refuse(codeUnsupported, m.at+"type", "Unsupported value: '%stype' is '%s'. Supported values are: 'message', 'function_call', 'function_call_output', 'reasoning'.", m.at, clip(*what)))
+	if !slices.Contains([]string{itemMessage, itemCall, itemOutcome, itemThought, itemCompaction}, *what) {
+		m.fail(refuse(codeUnsupported, m.at+"type", "Unsupported value: '%stype' is '%s'. Supported values are: 'message', 'function_call', 'function_call_output', 'reasoning', 'compaction'.", m.at, clip(*what)))
 	}
 }
 
@@ -212,6 +220,8 @@ func messagesOf(instructions *string, items []inputItem) json.RawMessage {
 			out = withCall(out, it)
 		case itemOutcome:
 			out = append(out, chatMessage{Role: "tool", Content: outcomeText(it.Output), CallID: it.CallID})
+		case itemCompaction:
+			out = append(out, chatMessage{Role: "assistant", Content: summaryLead + it.summary})
 		default:
 			out = append(out, chatMessage{Role: it.Role, Content: chatContent(it)})
 		}
@@ -274,7 +284,7 @@ func named(items []inputItem, response string) []inputItem {
 	out := slices.Clone(items)
 	for i := range out {
 		if out[i].ID == "" {
-			prefix := map[string]string{itemMessage: "msg_", itemCall: "fc_", itemOutcome: "fco_"}[out[i].Type]
+			prefix := map[string]string{itemMessage: "msg_", itemCall: "fc_", itemOutcome: "fco_", itemCompaction: "cmp_"}[out[i].Type]
 			out[i].ID = prefix + strings.TrimPrefix(response, "resp_") + "_in" + strconv.Itoa(i)
 		}
 	}

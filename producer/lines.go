@@ -9,13 +9,16 @@ import (
 	"lorry/engine"
 	"lorry/queue"
 	"lorry/registry"
+	"lorry/webhook"
 )
 
 // LinesConfig says how batches' lines are read. Registry is required; the rest is as in Config.
 type LinesConfig struct {
 	Registry *registry.Registry
-	MaxBody  int64
-	MaxN     int
+	// Sealer opens the compaction items in responses' inputs.
+	Sealer  *webhook.Sealer
+	MaxBody int64
+	MaxN    int
 }
 
 // Lines reads the requests in batches' lines exactly as the API reads those that come one by one, without a server. Its
@@ -46,7 +49,7 @@ func (l *Lines) Resolve(_ context.Context, name string) (engine.Model, error) {
 // Read fills in the request of a line's job, which has its ID, tenant, endpoint and model. The body is JSON: batch.ParseLine
 // has read it. What else is wrong with it is the line's answer, in the API's words.
 func (l *Lines) Read(j *queue.Job, body []byte) *engine.Error {
-	o, err := l.read(j.Endpoint, body)
+	o, err := l.read(j.Tenant, j.Endpoint, body)
 	if err != nil {
 		e := asAPI(err)
 		return engine.Errorf(engine.Invalid, e.Code, e.Param, "%s", e.Message)
@@ -61,7 +64,7 @@ func (l *Lines) Read(j *queue.Job, body []byte) *engine.Error {
 	return nil
 }
 
-func (l *Lines) read(e queue.Endpoint, body []byte) (*order, error) {
+func (l *Lines) read(tenant string, e queue.Endpoint, body []byte) (*order, error) {
 	read, ok := lineReaders[e]
 	if !ok {
 		return nil, refuse(codeUnsupported, "url", "Batches for %s are not supported.", e)
@@ -72,7 +75,7 @@ func (l *Lines) read(e queue.Endpoint, body []byte) (*order, error) {
 	if e := (scanner{b: body}).check(); e != nil {
 		return nil, e
 	}
-	o, err := read(body, limits{maxN: l.cfg.MaxN, now: time.Now()})
+	o, err := read(body, limits{maxN: l.cfg.MaxN, now: time.Now(), vault: vault{l.cfg.Sealer, tenant}})
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,7 @@ type limits struct {
 	maxN  int
 	allow []netip.Prefix // private addresses that webhooks may go to
 	now   time.Time
+	vault vault // of the tenant
 }
 
 // Bounds that are OpenAI's where it has one.

@@ -108,6 +108,9 @@ func (t *trip) goOn(tenant string) error {
 	case before.state != queue.Succeeded:
 		return refuse(codeValue, "previous_response_id", "Previous response with id '%s' has no answer to go on with: its status is '%s'.", clip(id), before.body().Status)
 	}
+	if err := t.s.vault(tenant).openAll(before.Items); err != nil {
+		return err
+	}
 	t.order.converse(append(before.Items, outputItems(before.verdict)...))
 	return nil
 }

@@ -16,6 +16,7 @@ func (s *Server) responseRoutes(mux *http.ServeMux) {
 	for pattern, h := range map[string]handler{
 		"POST /v1/responses":                 s.work(readResponses),
 		"POST /v1/responses/input_tokens":    s.work(readInputTokens),
+		"POST /v1/responses/compact":         s.work(readCompact),
 		"GET /v1/responses/{id}":             s.getResponse,
 		"DELETE /v1/responses/{id}":          s.deleteResponse,
 		"POST /v1/responses/{id}/cancel":     s.cancelResponse,

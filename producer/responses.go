@@ -17,6 +17,8 @@ type responseWish struct {
 	// told responses are stored already, and are only told (again), from behind an event's number on.
 	told  bool
 	after int
+	// compact asks for a shorter conversation instead of an answer.
+	compact bool
 }
 
 // readResponses reads the body of POST /v1/responses. Its messages are made once the conversation is known that it goes
@@ -39,7 +41,7 @@ func readResponses(body []byte, l limits) (*order, error) {
 	readFunctions(o, &d.request)
 	readTextFormat(o, &d.request)
 	readInclude(o, d)
-	d.response.items = readItems(o)
+	d.response.items = readItems(o, l.vault)
 	d.response.finish(d)
 	// OpenAI's bookkeeping: without effect on the answer.
 	o.accept("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options")
@@ -118,7 +120,7 @@ func readInputTokens(body []byte, l limits) (*order, error) {
 	readThread(o, &d.response.echo)
 	readFunctions(o, &d.request)
 	readTextFormat(o, &d.request)
-	d.response.items = readItems(o)
+	d.response.items = readItems(o, l.vault)
 	readLorry(o, d, l)
 	readUncommon(o)
 	o.unsupported("personality")
@@ -253,6 +255,10 @@ func readInclude(o *object, d *order) {
 func (d *order) converse(before []inputItem) {
 	w := d.response
 	w.items = append(slices.Clone(before), w.items...)
+	if w.compact {
+		d.request.Messages = summaryPrompt(w.echo.Instructions, w.items)
+		return
+	}
 	d.request.Messages = messagesOf(w.echo.Instructions, w.items)
 }
 

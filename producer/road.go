@@ -439,6 +439,9 @@ func (t *trip) reply(v *result.Verdict) error {
 		writeJSON(t.w, http.StatusOK, t.response(v))
 		return nil
 	}
+	if t.job.Endpoint == queue.Compact && v.State == queue.Succeeded {
+		return t.compacted(v)
+	}
 	t.keepAnswer(v)
 	status, body := result.Response(v)
 	if status == http.StatusServiceUnavailable {

@@ -65,7 +65,7 @@ func (t *trip) prepare(read reader) error {
 	if err != nil {
 		return err
 	}
-	if t.order, err = read(body, limits{maxN: t.s.cfg.MaxN, allow: t.s.cfg.WebhookAllow, now: t.began}); err != nil {
+	if t.order, err = read(body, limits{maxN: t.s.cfg.MaxN, allow: t.s.cfg.WebhookAllow, now: t.began, vault: t.s.vault(who.Tenant)}); err != nil {
 		return err
 	}
 	if err := t.goOn(who.Tenant); err != nil {
@@ -73,6 +73,9 @@ func (t *trip) prepare(read reader) error {
 	}
 	if t.async = prefersAsync(t.r.Header); t.async && t.order.stream {
 		return refuse(codeCombination, "stream", "'stream' needs a connection that waits, 'Prefer: respond-async' one that does not: give one.")
+	}
+	if w := t.order.response; t.async && w != nil && w.compact {
+		return refuse(codeUnsupported, "Prefer", "A compaction needs a connection that waits: 'Prefer: respond-async' is not for it.")
 	}
 	if !t.s.cfg.Queue.Conn().IsConnected() { // at once, and before the library buffers what would arrive unasked later
 		return queue.ErrAway

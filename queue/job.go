@@ -75,6 +75,7 @@ const (
 	Responses   Endpoint = "/v1/responses"
 	Embeddings  Endpoint = "/v1/embeddings"
 	InputTokens Endpoint = "/v1/responses/input_tokens"
+	Compact     Endpoint = "/v1/responses/compact"
 	Tokenize    Endpoint = "/lorry/v1/tokenize"
 	Detokenize  Endpoint = "/lorry/v1/detokenize"
 )

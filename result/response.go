@@ -59,7 +59,7 @@ func (v *Verdict) body() any {
 		return generated(v)
 	case queue.Completions:
 		return textCompletion(v)
-	case queue.Responses:
+	case queue.Responses, queue.Compact: // the producer makes a compaction of it, which takes the request's items
 		return response(v)
 	case queue.Embeddings:
 		return embeddings(v)

@@ -72,3 +72,19 @@ func TestMasterKey(t *testing.T) {
 		t.Errorf("short key: %v", err)
 	}
 }
+
+// What was kept as it is is no seal: whoever holds it may have written it.
+func TestOpenSealed(t *testing.T) {
+	s, err := NewSealer(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.OpenSealed("a", s.Seal("a", "x")); got != "x" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	for name, sealer := range map[string]*Sealer{"with a key": s, "without": nil} {
+		if got, err := sealer.OpenSealed("a", (*Sealer)(nil).Seal("a", "x")); !errors.Is(err, ErrSealed) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}

@@ -135,18 +135,16 @@ test('responses_input_tokens', async () => {
   }
 });
 
-test('calls_that_are_not_served', async () => {
-  let tries = 0;
-  const client = await newClient({ maxRetries: 3, fetch: (...a) => (tries++, fetch(...a)) });
-  const calls = [
-    () => client.responses.compact({ model: MODEL, input: 'x' }),
-  ];
-  for (const call of calls) {
-    tries = 0;
-    const error = await call().then(() => assert.fail('it is served'), (e) => e);
-    assert.ok([404, 405].includes(error.status) && ['unknown_url', 'method_not_allowed'].includes(error.code), String(error));
-    assert.equal(tries, 1);
-  }
+test('responses_compact', async () => {
+  const client = await newClient();
+  const first = await ask(client, 'alpha');
+  const made = await client.responses.compact({ model: MODEL, previous_response_id: first.id, input: 'beta' });
+  assert.deepEqual([made.object, ...made.output.map((i) => i.type)], ['response.compaction', 'message', 'message', 'compaction']);
+  assert.deepEqual(made.output.slice(0, 2).map((i) => i.content[0].text), ['alpha', 'beta']);
+  assert.equal((await ask(client, [...made.output, { role: 'user', content: 'gamma' }])).output_text, 'gamma');
+  const other = await newClient();
+  await raises(OpenAI.BadRequestError, { status: 400, code: 'invalid_encrypted_content' }, () => ask(other, made.output));
+  await raises(OpenAI.BadRequestError, { status: 400, code: 'missing_required_parameter', param: 'input' }, () => client.responses.compact({ model: MODEL }));
 });
 
 test('responses_webhook', async () => {
