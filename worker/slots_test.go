@@ -122,21 +122,21 @@ func TestSlotsHandBack(t *testing.T) {
 	b.step("", "")
 }
 
-// choosy is an engine of two slots that has two more requests waiting, and begins the newest first.
+// choosy is an engine of two slots that has two more requests waiting, and begins the newest first. It ends the oldest
+// that runs when it is told to: whichever goroutine is quicker, the same ones end.
 type choosy struct {
 	*scripted
-	gate chan struct{} // a request ends for each token
 
-	mu      sync.Mutex
-	waiting []*seat
-	running int
-	ended   int
-	begun   []string
+	mu               sync.Mutex
+	waiting, running []*seat
+	ended            int
+	begun            []string
+	hasty            bool // each ends at once
 }
 
 type seat struct {
-	r     *engine.Request
-	begun chan struct{}
+	r          *engine.Request
+	begun, end chan struct{}
 }
 
 func (c *choosy) Info(ctx context.Context) (engine.Info, error) {
@@ -146,7 +146,7 @@ func (c *choosy) Info(ctx context.Context) (engine.Info, error) {
 }
 
 func (c *choosy) Run(ctx context.Context, r *engine.Request, _ func(engine.Chunk)) (*engine.Completion, error) {
-	s := &seat{r, make(chan struct{})}
+	s := &seat{r, make(chan struct{}), make(chan struct{})}
 	c.change(func() { c.waiting = append(c.waiting, s) })
 	select {
 	case <-s.begun:
@@ -154,8 +154,7 @@ func (c *choosy) Run(ctx context.Context, r *engine.Request, _ func(engine.Chunk
 		c.change(func() { c.waiting = slices.DeleteFunc(c.waiting, func(x *seat) bool { return x == s }) })
 		return nil, context.Cause(ctx)
 	}
-	<-c.gate
-	c.change(func() { c.running, c.ended = c.running-1, c.ended+1 })
+	<-s.end
 	return answer(r.ID), nil
 }
 
@@ -164,14 +163,22 @@ func (c *choosy) change(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f()
-	for c.running < 2 && len(c.waiting) > 0 {
+	for c.hasty && len(c.running) > 0 {
+		c.endOldest()
+	}
+	for len(c.running) < 2 && len(c.waiting) > 0 {
 		s := c.waiting[len(c.waiting)-1]
 		c.waiting = c.waiting[:len(c.waiting)-1]
-		c.running++
+		c.running = append(c.running, s)
 		c.begun = append(c.begun, s.r.ID)
 		s.r.Begin()
 		close(s.begun)
 	}
+}
+
+func (c *choosy) endOldest() {
+	close(c.running[0].end)
+	c.running, c.ended = c.running[1:], c.ended+1
 }
 
 func (c *choosy) began(id string) bool {
@@ -196,14 +203,24 @@ func (c *choosy) queued() string {
 func (c *choosy) full(n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ended == n && c.running == 2 && len(c.waiting) == 2
+	return c.ended == n && len(c.running) == 2 && len(c.waiting) == 2
+}
+
+// endOne ends the oldest that runs, if any does.
+func (c *choosy) endOne() (ended bool) {
+	c.change(func() {
+		if ended = len(c.running) > 0; ended {
+			c.endOldest()
+		}
+	})
+	return ended
 }
 
 // TestEngineThatChooses is given what waits, until another lane's job comes; each job ends once. A drain hands back
 // what has not begun.
 func TestEngineThatChooses(t *testing.T) {
 	r := newRoad(t, 30*time.Second)
-	e := &choosy{scripted: newScripted(nil), gate: make(chan struct{})}
+	e := &choosy{scripted: newScripted(nil)}
 	stop := r.start(e, func(c *Config) { c.Slots = 0 })
 	var jobs []*queue.Job
 	for i := range 10 {
@@ -217,10 +234,14 @@ func TestEngineThatChooses(t *testing.T) {
 	_, errs := r.q.Feed(t.Context(), queue.Interactive, r.b, queue.Pack([][]byte{now.Encode()}, 1))
 	ok(t, errors.Join(errs...))
 	eventually(t, "they are called back", func() bool { return e.queued() == "" })
-	e.gate <- struct{}{}
+	eventually(t, "one ends", e.endOne)
 	eventually(t, "the other lane's is next", func() bool { return e.began(now.ID) })
-	for range 4 {
-		e.gate <- struct{}{}
+	for range 2 {
+		eventually(t, "one ends", e.endOne)
+	}
+	r.wait(now.ID) // the lanes are mixed until the worker has seen this
+	for range 2 {
+		eventually(t, "one ends", e.endOne)
 	}
 	eventually(t, "two wait in the engine again", func() bool { return e.full(5) })
 	left := strings.Fields(e.queued())
@@ -232,7 +253,7 @@ func TestEngineThatChooses(t *testing.T) {
 			return err == nil && st.State == queue.Queued && st.Attempt == 0
 		})
 	}
-	close(e.gate)
+	e.change(func() { e.hasty = true })
 	<-drained
 	r.start(newScripted(func(_ context.Context, q *engine.Request, _ int) (*engine.Completion, error) {
 		return answer(q.ID), nil
