@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func newYard(t *testing.T) *yard {
 	return y
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +83,7 @@ func (y *yard) pull(n int) []*queue.Lease {
 // work answers deliveries until n jobs are done, and returns their IDs in the order of running.
 func (y *yard) work(n int) (ids []string) {
 	y.t.Helper()
-	for end := time.Now().Add(30 * time.Second); len(ids) < n; {
+	for end := time.Now().Add(patience); len(ids) < n; {
 		if time.Now().After(end) {
 			y.t.Fatalf("%d of %d jobs came", len(ids), n)
 		}
@@ -116,9 +117,12 @@ func (y *yard) state(j *queue.Job) queue.State {
 	return st.State
 }
 
+// patience ends what hangs. No machine that is only slow needs it.
+const patience = 2 * time.Minute
+
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("not reached: " + what)
 		}
@@ -162,14 +166,14 @@ func TestNewcomerIsNotBehindTheBacklog(t *testing.T) {
 	y.dispatch()
 	y.work(100)
 	y.submit(flexJob("small", "job_small"))
-	ids := y.work(3 * minWindow)
-	for i, id := range ids {
-		if id == "job_small" {
-			t.Logf("served after %d jobs of 1900 that waited", i)
-			return
-		}
+	var ids []string
+	for len(ids) < 900 && !slices.Contains(ids, "job_small") { // the window may have grown to what ends in half a second
+		ids = append(ids, y.work(minWindow)...)
 	}
-	t.Errorf("not among the next %d jobs", len(ids))
+	i := slices.Index(ids, "job_small")
+	if t.Logf("served after %d jobs of 1900 that waited", i); i < 0 {
+		t.Errorf("not among the next %d jobs", len(ids))
+	}
 }
 
 func TestDispatcherRestartFeedsNothingTwice(t *testing.T) {
@@ -223,7 +227,8 @@ func TestFollowerTakesOverFromAFailedLeader(t *testing.T) {
 	a.CacheKey, b.CacheKey = "same", "same"
 	y.submit(a)
 	y.dispatch()
-	ls := y.pull(1)
+	var ls []*queue.Lease
+	eventually(t, "the leader is fed", func() bool { ls = y.pull(1); return len(ls) > 0 })
 	y.submit(b)
 	_, err := y.s.Settle(t.Context(), result.For(a, queue.Failed, 1))
 	ok(t, err)
