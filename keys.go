@@ -299,7 +299,7 @@ func instanceSecret(ctx context.Context, cfg *Config) (string, error) {
 }
 
 func newModel() *cobra.Command {
-	c := &cobra.Command{Use: "model", Short: "Look at models, and add models and adapters"}
+	c := &cobra.Command{Use: "model", Short: "Look at models, add and delete models and adapters"}
 	path := &cobra.Command{Use: "path NAME", Short: "Print the file of a model that this box can serve", Args: cobra.ExactArgs(1),
 		Example: `  lorry model path smollm2`}
 	var format string

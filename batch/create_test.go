@@ -205,8 +205,8 @@ func TestGraph(t *testing.T) {
 	}
 }
 
-// TestAdapters: a batch holds its adapter from its validation to its end.
-func TestAdapters(t *testing.T) {
+// TestWeights: a batch holds its model and its adapter from its validation to its end.
+func TestWeights(t *testing.T) {
 	o := openOffice(t)
 	const digest = "an adapter's digest"
 	resolve := func(context.Context, string) (engine.Model, error) {
@@ -216,8 +216,8 @@ func TestAdapters(t *testing.T) {
 	ok(t, err)
 	holds := func() bool {
 		named := map[string]bool{}
-		ok(t, o.batches.Adapters(t.Context(), named))
-		return named[digest]
+		ok(t, o.batches.Weights(t.Context(), named))
+		return named[digest] && named["0123456789ab"]
 	}
 	if b.Status != InProgress || !holds() {
 		t.Errorf("a batch that is %s does not hold it", b.Status)

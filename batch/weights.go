@@ -7,9 +7,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Adapters adds to named the digests of the adapters that batches need which are not over: their lines are fed until then.
-// A record that can't be read here is an error, for it may need any.
-func (bs *Batches) Adapters(ctx context.Context, named map[string]bool) error {
+// Weights adds to named the digests of the models and adapters that batches need which are not over: their lines are fed
+// until then. A record that can't be read here is an error, for it may need any.
+func (bs *Batches) Weights(ctx context.Context, named map[string]bool) error {
 	kv, err := bs.bucket(ctx)
 	if err != nil {
 		return err
@@ -20,9 +20,10 @@ func (bs *Batches) Adapters(ctx context.Context, named map[string]bool) error {
 		switch {
 		case err != nil:
 			bad = err
-		case !b.Status.Terminal() && b.Resolved.Adapter != "":
-			named[b.Resolved.Adapter] = true
+		case !b.Status.Terminal():
+			named[b.Resolved.Base], named[b.Resolved.Adapter] = true, true
 		}
 	})
+	delete(named, "")
 	return cmp.Or(err, bad)
 }

@@ -3,8 +3,11 @@ package cli
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -42,10 +45,31 @@ func (c *Client) Models(ctx context.Context) ([]Model, error) {
 	return list.Data, c.do(ctx, http.MethodGet, "/v1/models", nil, nil, &list)
 }
 
-// ModelCommands are list and push, below model.
+// ModelCommands are list, push and delete, below model.
 func ModelCommands(bind Bind) []*cobra.Command {
-	return []*cobra.Command{newModelList(bind), newModelPush(bind)}
+	return []*cobra.Command{newModelList(bind), newModelPush(bind), newModelDelete(bind)}
 }
+
+func newModelDelete(bind Bind) *cobra.Command {
+	var format string
+	c := &cobra.Command{Use: "delete NAME...", Aliases: []string{"remove"}, Short: "Delete pushed models and adapters", Args: cobra.MinimumNArgs(1),
+		Long: `Delete models and adapters that were pushed. Their owner may, and admins. Clients can't ask for them from now on; jobs that
+were accepted run with them all the same. When none needs a model any more, which is looked for after some seconds, its
+workers let go of it and delete their copies, and its file goes from the fleet's store; an adapter's goes after a day. The
+name may be given to another model at once.
+
+A model that adapters stand on stays until these are deleted. One that a worker has from a file of its own (--model-file)
+can't be deleted: it is served as long as the worker is told to.`,
+		Example: `  lorry model delete support:2 poet`}
+	target := bind(c)
+	OutputFlag(c, &format)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return eachID(c, target, args, http.MethodDelete, modelPath, func(w io.Writer, raw json.RawMessage) error { return printID(w, format, raw) })
+	}
+	return c
+}
+
+func modelPath(name string) string { return "/v1/models/" + url.PathEscape(name) }
 
 func newModelList(bind Bind) *cobra.Command {
 	var format string

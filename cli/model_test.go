@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,6 +71,26 @@ func TestModelPush(t *testing.T) {
 	}
 	if out, err := modelCommand(t, cl, "list"); err != nil || !strings.Contains(out, "\nm ") {
 		t.Errorf("list: %q, %v", out, err)
+	}
+}
+
+func TestModelDelete(t *testing.T) {
+	var got []string
+	cl := server(t, func(w http.ResponseWriter, r *http.Request) {
+		got = append(got, r.Method+" "+r.URL.Path)
+		if r.URL.Path == "/v1/models/held" {
+			w.WriteHeader(http.StatusConflict)
+			fmt.Fprint(w, `{"error":{"message":"adapters stand on it: poet"}}`)
+			return
+		}
+		fmt.Fprintf(w, `{"id":%q,"object":"model","deleted":true}`, strings.TrimPrefix(r.URL.Path, "/v1/models/"))
+	})
+	out, err := modelCommand(t, cl, "delete", "org/my:2", "poet")
+	if err != nil || !slices.Equal(got, []string{"DELETE /v1/models/org/my:2", "DELETE /v1/models/poet"}) || !strings.Contains(out, "org/my:2") {
+		t.Errorf("sent %q, said %q, %v", got, out, err)
+	}
+	if _, err := modelCommand(t, cl, "remove", "held"); err == nil || !strings.Contains(err.Error(), "stand on it: poet") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -61,7 +61,7 @@ func TestAdapters(t *testing.T) {
 	}
 }
 
-// TestDeleteModel: an adapter's name goes when its owner or an admin says so; a base's, and another's, stay.
+// TestDeleteModel: what was pushed goes when its owner or an admin says so; a worker's own, and another's, stay.
 func TestDeleteModel(t *testing.T) {
 	r := setup(t, Config{})
 	admin, _, err := r.access.CreateKey(t.Context(), access.CreateKey{Tenant: "ops", Admin: true})
@@ -70,15 +70,24 @@ func TestDeleteModel(t *testing.T) {
 	for _, name := range []string{"org/poet", "bard"} {
 		ok(t, r.models.Put(t.Context(), registry.Model{Name: name, Base: echo.Base, Adapter: strings.Repeat("ab", 32), OwnedBy: "acme"}))
 	}
+	pushed := strings.Repeat("cd", 32)
+	ok(t, r.models.Put(t.Context(), registry.Model{Name: "pushed", Base: pushed, Stored: true, OwnedBy: "ops"}))
+	ok(t, r.models.Put(t.Context(), registry.Model{Name: "clerk", Base: pushed, Adapter: strings.Repeat("ef", 32), OwnedBy: "acme"}))
 	del := func(who, name string) answer {
 		return r.do("DELETE", "/v1/models/"+name, "", "Authorization: Bearer "+keys[who])
 	}
 	del("other", "bard").refused(t, 403, codeForbidden)
 	del("acme", "echo").refused(t, 403, codeForbidden)
 	del("ops", "echo").refused(t, 403, codeForbidden)
+	del("acme", "pushed").refused(t, 403, codeForbidden)
+	held := del("ops", "pushed")
+	if held.refused(t, 409, codeConflict); !strings.Contains(string(held.body), "stand on it: clerk. Delete these first") {
+		t.Errorf("said %s", held.body)
+	}
 	del("acme", "none").refused(t, 404, "model_not_found")
 	del("acme", "no%20name").refused(t, 404, "model_not_found")
-	for name, who := range map[string]string{"org/poet": "acme", "bard": "ops"} {
+	for _, c := range [][2]string{{"org/poet", "acme"}, {"bard", "ops"}, {"clerk", "acme"}, {"pushed", "ops"}} {
+		name, who := c[0], c[1]
 		if v := del(who, name).want(t, 200); v["id"] != name || v["object"] != "model" || v["deleted"] != true {
 			t.Errorf("%v", v)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"lorry/access"
 	"lorry/registry"
@@ -65,8 +66,8 @@ func (s *Server) getModel(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// deleteModel takes an adapter's name away: its owner's tenant may, and admins. Jobs that were accepted run with it all
-// the same.
+// deleteModel takes the name of a pushed model or adapter away: its owner's tenant may, and admins. Jobs that were accepted
+// run with it all the same; then its file goes.
 func (s *Server) deleteModel(w http.ResponseWriter, r *http.Request) error {
 	who, err := s.who(r)
 	if err != nil {
@@ -80,18 +81,30 @@ func (s *Server) deleteModel(w http.ResponseWriter, r *http.Request) error {
 		return noModel(name)
 	}
 	if err != nil {
-		return store(err)
+		return deleteError(name, err)
 	}
-	s.cfg.Log.Info().Str("model", name).Str("tenant", who.Tenant).Msg("adapter's name deleted")
+	s.cfg.Log.Info().Str("model", name).Str("tenant", who.Tenant).Msg("model's name deleted")
 	writeJSON(w, http.StatusOK, map[string]any{"id": name, "object": "model", "deleted": true})
 	return nil
+}
+
+// deleteError is what the client is told of a model that stays.
+func deleteError(name string, err error) error {
+	switch {
+	case errors.Is(err, registry.ErrHeld):
+		_, why, _ := strings.Cut(err.Error(), registry.ErrHeld.Error())
+		return conflict(codeConflict, "The model `%s` can't be deleted: %v%s. Delete these first.", clip(name), registry.ErrHeld, why)
+	case errors.Is(err, registry.ErrGoing):
+		return unavailable(codeAway, "The model's file is being removed. Try again in a moment.")
+	}
+	return store(err)
 }
 
 func mayDelete(who access.Principal, m registry.Model) error {
 	e := &apiError{Status: http.StatusForbidden, Type: typePermission, Code: codeForbidden, Param: "model"}
 	switch {
-	case m.Adapter == "":
-		e.Message = fmt.Sprintf("The model `%s` is a base model: workers serve it as long as they are told to. Only adapters can be deleted.", clip(m.Name))
+	case m.Adapter == "" && !m.Stored:
+		e.Message = fmt.Sprintf("The model `%s` was not pushed: workers serve it from a file or an engine of their own (--model-file, --engine), as long as they are told to. Only pushed models and adapters can be deleted.", clip(m.Name))
 		return e
 	case !who.Admin && m.OwnedBy != who.Tenant:
 		e.Message = fmt.Sprintf("You have insufficient permissions for this operation: the model `%s` is another tenant's. Its owner or an admin key can delete it.", clip(m.Name))

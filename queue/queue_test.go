@@ -246,8 +246,8 @@ func TestBases(t *testing.T) {
 	}
 }
 
-// TestAdapters finds an adapter wherever an accepted job may be, until the job has ended.
-func TestAdapters(t *testing.T) {
+// TestWeights finds a model and an adapter wherever an accepted job may be, until the job has ended.
+func TestWeights(t *testing.T) {
 	q := queuetest.New(t, queue.Config{})
 	ok(t, q.SetupBase(t.Context(), base))
 	with := func(adapter string) *queue.Job {
@@ -261,12 +261,12 @@ func TestAdapters(t *testing.T) {
 	_, errs := q.Feed(t.Context(), queue.Flex, base, queue.Pack([][]byte{with("runs").Encode(), with("runs-too").Encode()}, 0))
 	ok(t, errs[0])
 	running := pull(t, q.Puller(queue.Flex, base))
-	got, err := q.Adapters(t.Context())
-	if diff := cmp.Diff(map[string]bool{"waits": true, "later": true, "runs": true, "runs-too": true}, got); diff != "" || err != nil {
+	got, err := q.Weights(t.Context())
+	if diff := cmp.Diff(map[string]bool{base: true, "waits": true, "later": true, "runs": true, "runs-too": true}, got); diff != "" || err != nil {
 		t.Errorf("%v\n%s", err, diff)
 	}
 	ok(t, running.Ack())
-	for end := time.Now().Add(10 * time.Second); got["runs"]; got, err = q.Adapters(t.Context()) {
+	for end := time.Now().Add(10 * time.Second); got["runs"]; got, err = q.Weights(t.Context()) {
 		ok(t, err)
 		if time.Now().After(end) {
 			t.Fatal("jobs that have ended hold their adapter")
@@ -274,12 +274,12 @@ func TestAdapters(t *testing.T) {
 	}
 }
 
-func TestAdaptersOfAJobThatCannotBeRead(t *testing.T) {
+func TestWeightsOfAJobThatCannotBeRead(t *testing.T) {
 	q := queuetest.New(t, queue.Config{})
 	j := job("job_newer")
 	j.V = queue.V + 1
 	ok(t, q.Submit(t.Context(), j))
-	if got, err := q.Adapters(t.Context()); err == nil {
+	if got, err := q.Weights(t.Context()); err == nil {
 		t.Errorf("got %v: it may need any", got)
 	}
 }

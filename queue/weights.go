@@ -8,24 +8,25 @@ import (
 // readAtOnce is how many messages one look at a stream reads.
 const readAtOnce = 1000
 
-// Adapters are the digests of the adapters that accepted jobs name: those that wait, and those that run, which stay in
-// JOBS until they have ended. It reads all of these streams: some ten thousand jobs a second.
-func (q *Queue) Adapters(ctx context.Context) (map[string]bool, error) {
+// Weights are the digests of the models and adapters that accepted jobs name: those that wait, and those that run, which
+// stay in JOBS until they have ended. It reads all of these streams: some ten thousand jobs a second.
+func (q *Queue) Weights(ctx context.Context) (map[string]bool, error) {
 	named := map[string]bool{}
+	name := func(j Job) { named[j.Request.Model.Base], named[j.Request.Model.Adapter] = true, true }
 	singles := func(data []byte) error {
 		for one := range Bundled(data) {
 			j, err := DecodeJob(one)
 			if err != nil {
 				return err
 			}
-			named[j.Request.Model.Adapter] = true
+			name(j)
 		}
 		return nil
 	}
 	deliveries := func(data []byte) error {
 		d, err := DecodeDelivery(data)
 		for _, j := range d.Jobs {
-			named[j.Request.Model.Adapter] = true
+			name(j)
 		}
 		return err
 	}
@@ -35,7 +36,7 @@ func (q *Queue) Adapters(ctx context.Context) (map[string]bool, error) {
 		read   func([]byte) error
 	}{{StreamBacklog, singles}, {StreamLater, singles}, {StreamJobs, deliveries}, {StreamLater, singles}} {
 		if err := q.readAll(ctx, s.stream, s.read); err != nil {
-			return nil, fmt.Errorf("queue: adapters of %s: %w", s.stream, err)
+			return nil, fmt.Errorf("queue: weights of %s: %w", s.stream, err)
 		}
 	}
 	delete(named, "")

@@ -53,10 +53,76 @@ func (r *Registry) AddAdapter(ctx context.Context, store blob.Store, a Adapter, 
 	}
 	m := Model{Name: a.Name, Base: base.Base, Adapter: f.Digest, Template: base.Template, Settings: base.Settings, Context: base.Context,
 		Runtime: base.Runtime, OwnedBy: a.OwnedBy, Size: f.Size}
-	if err := r.Put(ctx, m); err != nil {
+	if err := r.stand(ctx, m, base); err != nil {
+		r.forget(ctx, store, f)
 		return Model{}, err
 	}
 	return r.Resolve(a.Name)
+}
+
+// stand registers an adapter, unless its base is deleted meanwhile: then its name stands for what it did before.
+func (r *Registry) stand(ctx context.Context, m, base Model) error {
+	var old Model
+	err := r.update(ctx, m.Name, func(o Model) (Model, error) { old = o; return m, nil })
+	if err != nil || !base.pushed() {
+		return err
+	}
+	if err := r.touch(ctx, base); err != nil {
+		return errors.Join(err, r.takeBack(context.WithoutCancel(ctx), m, old))
+	}
+	return nil
+}
+
+// touch makes a new revision of a model's record: a Delete that has not seen who stands on it since fails on that, and looks
+// again. ErrNotFound says that the Delete was first.
+func (r *Registry) touch(ctx context.Context, m Model) error {
+	n, err := ParseName(m.Name)
+	if err != nil {
+		return err
+	}
+	kv, err := r.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		e, err := get(ctx, kv, m.Name)
+		if err != nil {
+			return err
+		}
+		if e.there().Base != m.Base {
+			return fmt.Errorf("registry: model %s: %w", n, ErrNotFound)
+		}
+		revision, err := kv.Update(ctx, n.key(), encode(e.Model), e.revision)
+		if err == nil {
+			r.apply(n.key(), entry{Model: e.Model, revision: revision})
+			return nil
+		}
+		if overtaken(err) != nil {
+			return fmt.Errorf("registry: write model %s: %w", n, err)
+		}
+	}
+}
+
+// takeBack undoes what stand wrote, unless somebody wrote the name since.
+func (r *Registry) takeBack(ctx context.Context, m, old Model) error {
+	if old.Base == "" {
+		err := r.Delete(ctx, m.Name, func(now Model) error {
+			if now.Adapter != m.Adapter {
+				return ErrNotFound
+			}
+			return nil
+		})
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	return r.update(ctx, m.Name, func(now Model) (Model, error) {
+		if now.Adapter != m.Adapter {
+			return now, nil
+		}
+		return old, nil
+	})
 }
 
 // adapterBase is what an adapter is to stand on. It is asked before the file is read.

@@ -112,7 +112,7 @@ func (b Base) check(ctx context.Context, store blob.Store, m *Model, ref blob.Re
 	if err := gguf.CheckModel(head); err != nil {
 		return err
 	}
-	m.Base, m.Size, m.Format = ref.Digest, ref.Size, head.Format()
+	m.Base, m.Size, m.Format, m.KV = ref.Digest, ref.Size, head.Format(), head.TokenBytes("f16")
 	if b.Try == nil {
 		return nil
 	}

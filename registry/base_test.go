@@ -23,13 +23,13 @@ func TestAddModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Model{V: V, Name: "my", Base: m.Base, Runtime: "llama", OwnedBy: "ops", Stored: true, Size: int64(len(enginetest.TinyModel(t, 1))), Format: "f16"}
+	want := Model{V: V, Name: "my", Base: m.Base, Runtime: "llama", OwnedBy: "ops", Stored: true, Size: int64(len(enginetest.TinyModel(t, 1))), Format: "f16", KV: m.KV}
 	got, err := r.Resolve("my")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want.Created = got.Created
-	if _, err := store.Stat(t.Context(), m.Base); err != nil || got != want || !blob.Valid(m.Base) {
+	if _, err := store.Stat(t.Context(), m.Base); err != nil || got != want || !blob.Valid(m.Base) || m.KV <= 0 {
 		t.Errorf("registered %+v, %v, want %+v", got, err, want)
 	}
 	// What a worker finds out is added to what was pushed, and stays when the file is pushed again.

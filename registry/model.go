@@ -56,6 +56,16 @@ type Model struct {
 	Format string `json:"format,omitempty"`
 	// Source is the digest of the file that was pushed, where Base was quantized from it.
 	Source string `json:"source,omitempty"`
+	// KV is how many bytes a token's keys and values take in a pushed model, in f16; 0 where that is not known.
+	KV int64 `json:"kv,omitempty"`
+}
+
+// pushed says whether it is a model whose file any worker may fetch.
+func (m Model) pushed() bool { return m.Stored && m.Adapter == "" }
+
+// keep takes over what a push told of the same file.
+func (m *Model) keep(old Model) {
+	m.Stored, m.Size, m.Format, m.Source, m.OwnedBy, m.KV = true, old.Size, old.Format, old.Source, old.OwnedBy, old.KV
 }
 
 // Engine is what a request for the model runs on.

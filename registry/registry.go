@@ -33,8 +33,9 @@ type Registry struct {
 	cfg   Config
 	ready chan struct{} // closed once the bucket has been read
 
-	mu     sync.RWMutex
-	models map[string]entry // by key
+	mu      sync.RWMutex
+	models  map[string]entry // by key
+	leaving map[string]mark  // of models without a name, by digest
 }
 
 type entry struct {
@@ -49,7 +50,7 @@ func New(c Config) *Registry {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Registry{cfg: c, ready: make(chan struct{}), models: map[string]entry{}}
+	return &Registry{cfg: c, ready: make(chan struct{}), models: map[string]entry{}, leaving: map[string]mark{}}
 }
 
 // Setup makes the bucket. It is an admin step; doing it again changes nothing.
@@ -69,10 +70,26 @@ func (r *Registry) Ready() <-chan struct{} { return r.ready }
 func (r *Registry) Put(ctx context.Context, m Model) error {
 	return r.update(ctx, m.Name, func(old Model) (Model, error) {
 		if old.Stored && old.Base == m.Base && old.Adapter == m.Adapter {
-			m.Stored, m.Size, m.Format, m.Source, m.OwnedBy = true, old.Size, old.Format, old.Source, old.OwnedBy
+			m.keep(old)
 		}
 		return m, nil
 	})
+}
+
+// Serve is Put for a pushed model that a worker serves: what it found out is noted. A name that does not stand for it any
+// more is left alone, for it may be leaving.
+func (r *Registry) Serve(ctx context.Context, m Model) error {
+	err := r.update(ctx, m.Name, func(old Model) (Model, error) {
+		if !old.pushed() || old.Base != m.Base {
+			return m, ErrNotFound
+		}
+		m.keep(old)
+		return m, nil
+	})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // update has change make the next record of the name s of its last one, which is the zero Model where there is none. It may be

@@ -32,15 +32,33 @@ type mark struct {
 	Since int64 `json:"since,omitempty"`
 	// Going files are being removed. Only who does that, or the next sweep in its place, changes such a mark.
 	Going bool `json:"going,omitempty"`
+	// Model is a pushed one whose last name was deleted, and Left when, in unix seconds. Workers serve it as long as its
+	// mark stands.
+	Model *Model `json:"model,omitempty"`
+	Left  int64  `json:"left,omitempty"`
 
 	revision uint64
 }
 
 const markPrefix = "file."
 
-// Sweep removes from store the files of models and adapters that nothing needs, and says how many these were: no name stands for them
-// for a day or longer, and needed, which is asked at most once, does not hold them for jobs that were accepted. It may
-// run in several processes at once.
+// leavingFor is how soon after its last name was deleted a sweep asks whether jobs need a pushed model. A view lags behind by
+// less, and a model takes more room than an adapter. Where some do, it asks again after a quarter of the time so far,
+// leavingFor to KeptFor: asking costs a look at all jobs that wait.
+const leavingFor = 15 * time.Second
+
+// due says whether a file may be removed if no job needs it.
+func (m mark) due(now time.Time) bool {
+	kept := KeptFor
+	if m.Model != nil {
+		kept = min(max(leavingFor, time.Duration(m.Since-m.Left)*time.Second/4), KeptFor)
+	}
+	return m.Going || m.Since != 0 && now.Sub(time.Unix(m.Since, 0)) >= kept
+}
+
+// Sweep removes from store the files of models and adapters that nothing needs, and says how many these were: no name
+// stands for them for a day or longer (of a deleted model: some seconds), and needed, which is asked at most once, does
+// not hold them for jobs that were accepted. It may run in several processes at once.
 func (r *Registry) Sweep(ctx context.Context, store blob.Store, needed func(context.Context) (map[string]bool, error)) (removed int, err error) {
 	kv, err := r.bucket(ctx)
 	if err != nil {
@@ -54,7 +72,7 @@ func (r *Registry) Sweep(ctx context.Context, store blob.Store, needed func(cont
 	var errs []error
 	for digest, m := range marks {
 		switch {
-		case m.Going || m.Since != 0 && r.cfg.Now().Sub(time.Unix(m.Since, 0)) >= KeptFor:
+		case m.due(r.cfg.Now()):
 			old = append(old, digest)
 		case m.Since == 0:
 			errs = append(errs, r.found(ctx, kv, digest, m))
@@ -128,7 +146,8 @@ func records(ctx context.Context, kv jetstream.KeyValue) (named map[string]bool,
 
 // found notes that nothing names a file now. Somebody else's newer word stands.
 func (r *Registry) found(ctx context.Context, kv jetstream.KeyValue, digest string, m mark) error {
-	_, err := setMark(ctx, kv, digest, mark{Since: r.cfg.Now().Unix(), revision: m.revision})
+	m.Since, m.Going = r.cfg.Now().Unix(), false
+	_, err := setMark(ctx, kv, digest, m)
 	return overtaken(err)
 }
 
@@ -154,14 +173,8 @@ func (r *Registry) remove(ctx context.Context, kv jetstream.KeyValue, store blob
 // claim marks a file that is being pushed, before its bytes can be seen. ErrGoing says that it is being removed.
 func claim(ctx context.Context, kv jetstream.KeyValue, digest string) (m mark, err error) {
 	for {
-		e, err := kv.Get(ctx, markPrefix+digest)
-		switch {
-		case errors.Is(err, jetstream.ErrKeyNotFound):
-			m = mark{}
-		case err != nil:
-			return m, fmt.Errorf("registry: file %s: %w", digest, err)
-		default:
-			m = decodeMark(e)
+		if m, err = getMark(ctx, kv, digest); err != nil {
+			return m, err
 		}
 		if m.Going {
 			return m, ErrGoing
@@ -171,6 +184,18 @@ func claim(ctx context.Context, kv jetstream.KeyValue, digest string) (m mark, e
 			return m, err
 		}
 	}
+}
+
+// getMark is a file's mark; the zero mark where there is none.
+func getMark(ctx context.Context, kv jetstream.KeyValue, digest string) (mark, error) {
+	e, err := kv.Get(ctx, markPrefix+digest)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return mark{}, nil
+	}
+	if err != nil {
+		return mark{}, fmt.Errorf("registry: file %s: %w", digest, err)
+	}
+	return decodeMark(e), nil
 }
 
 func setMark(ctx context.Context, kv jetstream.KeyValue, digest string, m mark) (revision uint64, err error) {

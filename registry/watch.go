@@ -17,9 +17,17 @@ func (r *Registry) Run(ctx context.Context) error {
 // load takes in all records. They are never taken out of the bucket without a mark, so what is read anew only adds to
 // what is there.
 func (r *Registry) load(all []jetstream.KeyValueEntry) {
+	leaving := map[string]mark{}
 	for _, e := range all {
-		r.see(e)
+		if digest, ok := strings.CutPrefix(e.Key(), markPrefix); ok {
+			seeMark(leaving, digest, e)
+		} else {
+			r.see(e)
+		}
 	}
+	r.mu.Lock()
+	r.leaving = leaving // nobody but the watch takes these in
+	r.mu.Unlock()
 	select {
 	case <-r.ready:
 	default:
@@ -28,7 +36,11 @@ func (r *Registry) load(all []jetstream.KeyValueEntry) {
 }
 
 func (r *Registry) see(e jetstream.KeyValueEntry) {
-	if strings.HasPrefix(e.Key(), keyPrefix) { // the others are Sweep's
+	if digest, ok := strings.CutPrefix(e.Key(), markPrefix); ok {
+		r.mu.Lock()
+		seeMark(r.leaving, digest, e)
+		r.mu.Unlock()
+	} else if strings.HasPrefix(e.Key(), keyPrefix) {
 		r.apply(e.Key(), decode(e))
 	}
 }

@@ -14,9 +14,7 @@ const filesPeriod = 5 * time.Minute
 // sweepFiles is a task: adapters, files, and batches, which hold both. It never fails: the next one is minutes away.
 func (s *Scheduler) sweepFiles(ctx context.Context, _ []byte, _ int) error {
 	if s.cfg.Weights != nil {
-		if _, err := s.cfg.Models.Sweep(ctx, s.cfg.Weights, s.adaptersNeeded); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn().Err(err).Msg("sweep of the adapters failed")
-		}
+		s.sweepWeights(ctx)
 	}
 	if s.cfg.Files == nil {
 		return nil // another scheduler's, that has files
@@ -36,11 +34,30 @@ func (s *Scheduler) sweepFiles(ctx context.Context, _ []byte, _ int) error {
 	return nil
 }
 
-// adaptersNeeded are those of accepted jobs and of batches that are not over, by digest.
-func (s *Scheduler) adaptersNeeded(ctx context.Context) (map[string]bool, error) {
-	named, err := s.cfg.Queue.Adapters(ctx)
+// sweepModels removes deleted models as soon as no job needs them, also where the tasks of Redis don't run.
+func (s *Scheduler) sweepModels(ctx context.Context) error {
+	for ; ctx.Err() == nil; pause(ctx, modelsPeriod) {
+		if s.cfg.Models.Due() {
+			s.sweepWeights(ctx)
+		}
+	}
+	return nil
+}
+
+// modelsPeriod is how often it looks: into memory.
+const modelsPeriod = time.Second
+
+func (s *Scheduler) sweepWeights(ctx context.Context) {
+	if _, err := s.cfg.Models.Sweep(ctx, s.cfg.Weights, s.weightsNeeded); err != nil && ctx.Err() == nil {
+		s.cfg.Log.Warn().Err(err).Msg("sweep of models and adapters failed")
+	}
+}
+
+// weightsNeeded are the models and adapters of accepted jobs and of batches that are not over, by digest.
+func (s *Scheduler) weightsNeeded(ctx context.Context) (map[string]bool, error) {
+	named, err := s.cfg.Queue.Weights(ctx)
 	if err == nil && s.cfg.Batches != nil {
-		err = s.cfg.Batches.Adapters(ctx, named)
+		err = s.cfg.Batches.Weights(ctx, named)
 	}
 	return named, err
 }

@@ -46,7 +46,7 @@ type Config struct {
 	Lines   Lines
 	// RefuseLate fails batches that are expected to end after their window, as far as a speed was measured.
 	RefuseLate bool
-	// Weights are the files of adapters, swept of those that neither Models nor a job names. Nil: none are.
+	// Weights are the files of models and adapters, swept of those that neither Models nor a job names. Nil: none are.
 	Weights blob.Store
 	Models  *registry.Registry
 	// Access says what operators have set for tenants. Nil: all are equal.
@@ -102,6 +102,9 @@ func (s *Scheduler) Run(ctx context.Context) (err error) {
 	}
 	if s.cfg.Redis != nil {
 		parts = append(parts, s.webhooks)
+	}
+	if s.cfg.Weights != nil {
+		parts = append(parts, s.sweepModels)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
