@@ -40,7 +40,7 @@ type Config struct {
 
 	Engine    string        `yaml:"engine" env:"ENGINE" for:"up worker" doc:"llama (llama.cpp in a child process), echo (answers at once), or the URL of an OpenAI-compatible server"`
 	EngineKey string        `yaml:"engine_key" env:"ENGINE_KEY" for:"up worker" secret:"true" doc:"bearer key for an engine that is a URL"`
-	ModelFile string        `yaml:"model_file" env:"MODEL_FILE" for:"up worker model tool" doc:"GGUF file that llama serves; empty: the demo's model of the runtime folder"`
+	ModelFile string        `yaml:"model_file" env:"MODEL_FILE" for:"up worker model tool" doc:"GGUF file that llama serves; empty: the demo's model of the runtime folder; none: pushed models only (see models)"`
 	ModelName string        `yaml:"model_name" env:"MODEL_NAME" for:"up worker model tool" doc:"name under which clients ask for it; empty: smollm2, or the file's own; before a URL: the names to serve of those it has, by commas"`
 	Quantize  string        `yaml:"quantize" env:"QUANTIZE" for:"up worker" doc:"format to write the model's file in before it is served (q4_0, q4_k_m, …; see lorry quantize), or fastest: what is fastest here; done once, measured, kept in quantized/ of the data folder"`
 	Device    string        `yaml:"device" env:"DEVICE" for:"up worker tool" doc:"what llama computes on: cpu, gpu, a kind (cuda) or a name (cuda:1); one that is not there is an error; empty: a GPU where there is one"`
@@ -59,7 +59,7 @@ type Config struct {
 	AdapterMemory Size          `yaml:"adapter_memory" env:"ADAPTER_MEMORY" for:"up worker" doc:"bytes of adapters that an engine holds at the same moment; the others are loaded when they are asked for; 0: 1GiB"`
 	AdapterCheck  time.Duration `yaml:"adapter_check" env:"ADAPTER_CHECK" for:"up worker" doc:"how long a process of its own may take to load an adapter for the first time; past it the adapter is refused; 0: 2m"`
 	Models        Models        `yaml:"models" env:"MODELS" for:"up worker" doc:"pushed models (lorry model push --file) that llama serves too, each by an engine of its own with the same settings: names by commas, all, or none; empty: all"`
-	ModelMemory   Size          `yaml:"model_memory" env:"MODEL_MEMORY" for:"up worker" doc:"bytes that the files of these may take together; what does not fit, in the order of pushing, is not served here; 0: half of the GPUs' memory, or of the machine's"`
+	ModelMemory   Size          `yaml:"model_memory" env:"MODEL_MEMORY" for:"up worker" doc:"bytes of memory that these may take together: weights, KV caches and 512MiB each; what does not fit, in the order of pushing, or is more than is free, is not served here; 0: half of the GPU's memory, or of the machine's"`
 	ModelCheck    time.Duration `yaml:"model_check" env:"MODEL_CHECK" for:"up worker" doc:"how long a process of its own may take to load a pushed model for the first time; past it the model is refused; 0: 10m"`
 	EngineHang    time.Duration `yaml:"engine_hang" env:"ENGINE_HANG" for:"up worker" doc:"how long llama's process may have work and make no step before it is killed and started again; 0: 2m; negative: for ever"`
 
@@ -418,6 +418,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("adapter: only the engine llama serves adapters from files, not %s", c.Engine)
 	case c.Engine != "llama" && c.Quantize != "":
 		return fmt.Errorf("quantize: only the engine llama serves a file, not %s", c.Engine)
+	case !c.ownModel() && (c.Models == "none" || c.ModelName != "" || c.Quantize != "" || len(c.Adapter) > 0):
+		return errors.New("model_file: none leaves pushed models only: models can't be none then, and model_name, quantize and adapter say nothing")
 	case strings.ContainsAny(c.Quantize, "./\\ "):
 		return fmt.Errorf("quantize: %q is no format, as q4_0", c.Quantize)
 	case c.URL != "" && !isHTTP(c.URL):
@@ -467,6 +469,12 @@ func (c *Config) check() error {
 	}
 	return nil
 }
+
+// noModel is the model_file of who serves pushed models only.
+const noModel = "none"
+
+// ownModel says whether the workers have a model or an engine of their own, beside what is pushed.
+func (c *Config) ownModel() bool { return c.Engine != "llama" || c.ModelFile != noModel }
 
 func isHTTP(s string) bool {
 	u, err := url.Parse(s)

@@ -30,6 +30,7 @@ type opened struct {
 	engine.Engine
 	kind    string // "llama", "echo" or "remote"
 	file    string
+	pushed  bool // to the fleet, not named by the settings
 	crashes func() int
 }
 
@@ -46,6 +47,9 @@ func checkEngine(c *Config) error {
 	}
 	if err := c.Adapter.check(); err != nil {
 		return err
+	}
+	if !c.ownModel() {
+		return nil
 	}
 	_, _, err := modelOf(c)
 	return err
@@ -114,7 +118,7 @@ func openLlama(ctx context.Context, c *Config, log logger) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &opened{Engine: e, kind: "llama", file: file, crashes: func() int { return int(crashes.Load()) }}, nil
+	return &opened{Engine: e, kind: "llama", file: file, pushed: c.base != "", crashes: func() int { return int(crashes.Load()) }}, nil
 }
 
 // engineExe is lorry-engine, beside this program.
@@ -141,7 +145,7 @@ func modelOf(c *Config) (file, name string, err error) {
 	fix := "name a GGUF file with --model-file"
 	if file == "" {
 		file = demoFile(c)
-		fix = "run `make runtime`, or " + fix
+		fix = "run `make runtime`, or " + fix + " (none: pushed models only)"
 	}
 	st, err := os.Stat(file)
 	if err == nil && !st.Mode().IsRegular() {

@@ -31,12 +31,12 @@ func startHTTP(c *crew, cfg *Config, log logger, handler func() http.Handler) (*
 	return startWeb(c, cfg, log, cfg.Listen, "--listen", handler)
 }
 
-// startMetrics adds what a role without an API says of itself, where that is asked for.
-func startMetrics(c *crew, cfg *Config, log logger) error {
+// startMetrics adds what a role without an API says of itself, where that is asked for; state is what /readyz tells.
+func startMetrics(c *crew, cfg *Config, log logger, state func() (string, error)) error {
 	if cfg.MetricsListen == "" {
 		return nil
 	}
-	w, err := startWeb(c, cfg, log, cfg.MetricsListen, "--metrics-listen", func() http.Handler { return withHealth(http.NotFoundHandler(), true) })
+	w, err := startWeb(c, cfg, log, cfg.MetricsListen, "--metrics-listen", func() http.Handler { return withHealth(http.NotFoundHandler(), true, state) })
 	if err == nil {
 		w.open()
 	}
@@ -92,20 +92,32 @@ func oneListener(api, pages http.Handler) http.Handler {
 }
 
 // withHealth adds what probes and Prometheus ask for to a role that has no API.
-func withHealth(rest http.Handler, metrics bool) http.Handler {
+func withHealth(rest http.Handler, metrics bool, state func() (string, error)) http.Handler {
 	mux := http.NewServeMux()
-	ok := func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprintln(w, `{"status":"ok"}`)
-	}
-	mux.HandleFunc("GET /healthz", ok)
-	mux.HandleFunc("GET /readyz", ok)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeStatus(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		status, err := state()
+		if err != nil {
+			writeStatus(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+		writeStatus(w, http.StatusOK, status)
+	})
 	if metrics {
 		mux.Handle("GET /metrics", promhttp.Handler())
 	}
 	mux.Handle("/", rest)
 	return mux
 }
+
+func writeStatus(w http.ResponseWriter, code int, status string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	fmt.Fprintf(w, "{\"status\":%q}\n", status)
+}
+
+// alwaysReady is the state of a role that takes work from its start on.
+func alwaysReady() (string, error) { return "ok", nil }
 
 // quietLog takes net/http's own messages, as of a TLS client at a plain port.
 func quietLog(l logger) *stdlog.Logger { return stdlog.New(debugWriter{l}, "", 0) }

@@ -10,9 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"lorry/engine"
 	"lorry/registry"
 	"lorry/worker"
-	"lorry/worker/gpu"
 )
 
 // Models are the pushed models that a process serves: "all", "none", or names by commas.
@@ -42,18 +42,25 @@ func (m Models) has(name string) bool {
 }
 
 // pushed serves models that were pushed to the fleet, beside what the process's own workers serve: each by a worker with
-// an engine of its own, once and for all that the process lives. It takes them in the order in which they were pushed, as
-// long as their files together fit into its memory.
+// an engine of its own, until it was deleted and no accepted job needs it. It takes them in the order in which they were
+// pushed, as long as they fit into its room.
 type pushed struct {
 	*stores
 	cfg   *Config
-	own   string // the base that is served anyway
-	most  int64  // bytes
+	own   string // the base that is served anyway; empty: none
+	room  room
 	files *worker.Weights
 
-	held map[string]int64 // bytes, by base
-	told map[string]bool  // of no room, by base
+	held map[string]*serving // by base
+	told map[string]bool     // of no room, by base
 	wg   sync.WaitGroup
+}
+
+// serving is a model that is served, or about to be.
+type serving struct {
+	need  int64 // bytes
+	leave context.CancelFunc
+	done  chan struct{} // closed when its engine has ended
 }
 
 // lookEvery is how often the registry's view is looked at. It is in memory: a look costs microseconds.
@@ -69,60 +76,93 @@ func (s *stores) servePushed(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
+	defer p.room.close()
 	defer p.wg.Wait()
 	p.wg.Go(func() { every(ctx, clearEvery, func() { s.sweepOnce(p.files, s.namesModel) }) })
+	if !cfg.ownModel() {
+		p.log.Info().Str("models", cmp.Or(string(cfg.Models), "all")).Int64("model_memory", p.room.most).Msg("this worker has no model of its own: it serves what is pushed (lorry model push)")
+	}
 	every(ctx, lookEvery, func() { p.look(ctx) })
 	return nil
 }
 
 func (s *stores) newPushed(cfg *Config) (p *pushed, err error) {
-	p = &pushed{stores: s, cfg: cfg, most: int64(cfg.ModelMemory), held: map[string]int64{}, told: map[string]bool{}}
-	file, _, err := modelOf(cfg)
-	if err != nil {
-		return nil, err
-	}
-	if p.own, err = cfg.digestOfModel(file); err != nil {
-		return nil, err
-	}
-	if p.most == 0 {
-		if p.most, err = someMemory(); err != nil {
+	p = &pushed{stores: s, cfg: cfg, held: map[string]*serving{}, told: map[string]bool{}}
+	if cfg.ownModel() {
+		file, _, err := modelOf(cfg)
+		if err != nil {
+			return nil, err
+		}
+		if p.own, err = cfg.digestOfModel(file); err != nil {
 			return nil, err
 		}
 	}
-	p.files, err = s.newModels(cfg)
+	if p.files, err = s.newModels(cfg); err != nil {
+		return nil, err
+	}
+	p.room, err = cfg.openRoom()
 	return p, err
 }
 
-// someMemory is half of what the devices have, or the machine where it has none.
-func someMemory() (most int64, err error) {
-	devices, err := gpu.Open(gpu.Config{})
-	if err != nil {
-		return 0, fmt.Errorf("measure memory: %w", err)
+// look lets go of what nobody wants any more, and begins to serve what is wanted and fits.
+func (p *pushed) look(ctx context.Context) {
+	there := p.pushedModels()
+	p.letGo(there)
+	for _, m := range p.wanted(there) {
+		if p.fits(m) {
+			p.begin(ctx, m)
+		}
 	}
-	defer devices.Close()
-	all, _ := devices.Sample()
-	for _, d := range all {
-		most += int64(d.MemoryTotal / 2)
-	}
-	return most, nil
 }
 
-// look begins to serve what is wanted and fits.
-func (p *pushed) look(ctx context.Context) {
-	for _, m := range p.wanted(p.registry.List()) {
-		if !p.fits(m) {
-			continue
+// pushedModels are those that can be asked for, and those that are deleted while accepted jobs may need them.
+func (s *stores) pushedModels() []registry.Model {
+	all := append(s.registry.List(), s.registry.Leaving()...)
+	return slices.DeleteFunc(all, func(m registry.Model) bool { return !m.Stored || m.Adapter != "" })
+}
+
+// letGo ends what is not there any more. Its room is free once its engine has ended.
+func (p *pushed) letGo(there []registry.Model) {
+	for base, s := range p.held {
+		if !slices.ContainsFunc(there, func(m registry.Model) bool { return m.Base == base }) {
+			s.leave()
 		}
-		p.held[m.Base] = m.Size
-		p.wg.Go(func() { p.keepServing(ctx, m) })
+		select {
+		case <-s.done:
+			delete(p.held, base)
+		default:
+		}
 	}
+}
+
+func (p *pushed) begin(ctx context.Context, m registry.Model) {
+	s := &serving{need: p.cfg.need(m), done: make(chan struct{})}
+	delete(p.told, m.Base)
+	p.held[m.Base] = s
+	one, leave := context.WithCancel(ctx)
+	s.leave = leave
+	p.wg.Go(func() {
+		defer close(s.done)
+		p.keepServing(one, m)
+		if ctx.Err() == nil {
+			p.drop(m)
+		}
+	})
+}
+
+// drop deletes the copy of a model that left.
+func (p *pushed) drop(m registry.Model) {
+	if err := p.files.Drop(m.Base, p.namesModel); err != nil {
+		p.log.Warn().Err(err).Str("model", m.Name).Msg("the copy of a deleted model stays for a day")
+		return
+	}
+	p.log.Info().Str("model", m.Name).Str("base", m.Base).Msg("a deleted model is served no more, its copy is removed")
 }
 
 // wanted are the models whose bases are not served here yet, in the order in which they were pushed.
 func (p *pushed) wanted(models []registry.Model) (out []registry.Model) {
 	for _, m := range models {
-		_, held := p.held[m.Base]
-		if m.Stored && m.Adapter == "" && !held && m.Base != p.own && p.cfg.Models.has(m.Name) {
+		if p.held[m.Base] == nil && m.Base != p.own && p.cfg.Models.has(m.Name) {
 			out = append(out, m)
 		}
 	}
@@ -132,19 +172,25 @@ func (p *pushed) wanted(models []registry.Model) (out []registry.Model) {
 
 // fits says whether there is room for one more, and tells the log once where there is none.
 func (p *pushed) fits(m registry.Model) bool {
-	var sum int64
-	for _, n := range p.held {
-		sum += n
+	need, held, coming := p.cfg.need(m), int64(0), int64(0)
+	for base, s := range p.held {
+		held += s.need
+		if p.fleet.Slots(engine.Model{Base: base}.B()) == 0 { // not loaded, as far as is known: what is free now is also its own
+			coming += s.need
+		}
 	}
-	if sum+m.Size <= p.most {
-		return true
+	why := ""
+	if held+need > p.room.most {
+		why = "model_memory is taken (--model-memory allows more, --models chooses, lorry model delete makes room)"
+	} else if free := p.room.free(); coming+need > free {
+		why = fmt.Sprintf("only %s of memory are free", Size(free))
 	}
-	if !p.told[m.Base] {
+	if why != "" && !p.told[m.Base] {
 		p.told[m.Base] = true
-		p.log.Warn().Str("model", m.Name).Int64("bytes", m.Size).Int64("held", sum).Int64("model_memory", p.most).
-			Msg("a pushed model is not served here: there is no room for it (--model-memory allows more, --models chooses)")
+		p.log.Warn().Str("model", m.Name).Int64("needs", need).Int64("held", held).Int64("model_memory", p.room.most).
+			Msg("a pushed model is not served here: " + why)
 	}
-	return false
+	return why == ""
 }
 
 // keepServing serves a model until ctx ends. What fails is tried again, less and less often.
@@ -177,7 +223,7 @@ func (c *Config) modelsDir() string { return filepath.Join(c.Data, "models") }
 
 // namesModel says whether a pushed model stands for a file.
 func (s *stores) namesModel(digest string) bool {
-	return slices.ContainsFunc(s.registry.List(), func(m registry.Model) bool { return m.Stored && m.Base == digest })
+	return slices.ContainsFunc(s.pushedModels(), func(m registry.Model) bool { return m.Base == digest })
 }
 
 // newModels fetches pushed models, and tries each before it comes into the folder from which engines load it.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"lorry/queue"
 	"lorry/registry"
 )
 
@@ -54,30 +55,30 @@ func TestModelsSetting(t *testing.T) {
 func TestPushedAreChosen(t *testing.T) {
 	base := func(n int) string { return fmt.Sprintf("%064d", n) }
 	m := func(name string, n int, created, size int64) registry.Model {
-		return registry.Model{Name: name, Base: base(n), Created: created, Size: size, Stored: true}
+		return registry.Model{Name: name, Base: base(n), Created: created, Size: size << 20, Stored: true}
 	}
-	ofFile, adapter := m("a-file", 8, 0, 0), m("adapter", 4, 0, 1)
-	ofFile.Stored, adapter.Adapter = false, base(9)
-	all := []registry.Model{m("big", 3, 30, 70), m("first", 1, 10, 40), m("own", 5, 1, 1), m("second", 2, 20, 40), m("twin", 1, 15, 40), ofFile, adapter}
+	all := []registry.Model{m("big", 3, 30, 70), m("first", 1, 10, 40), m("own", 5, 1, 1), m("second", 2, 20, 40), m("twin", 1, 15, 40)}
 	for name, c := range map[string]struct {
-		models Models
-		most   int64
-		want   []string
-		left   []string
+		models     Models
+		most, free int64 // MiB
+		want       []string
+		left       []string
 	}{
-		"all fit":         {"", 150, []string{"first", "second", "big"}, nil},
-		"a large one not": {"", 100, []string{"first", "second"}, []string{"big"}},
-		"some":            {"big,twin", 200, []string{"twin", "big"}, nil},
-		"no room":         {"", 10, nil, []string{"first", "second", "big"}},
+		"all fit":         {"", 3*512 + 150, 4000, []string{"first", "second", "big"}, nil},
+		"a large one not": {"", 3*512 + 149, 4000, []string{"first", "second"}, []string{"big"}},
+		"some":            {"big,twin", 2*512 + 110, 4000, []string{"twin", "big"}, nil},
+		"no room":         {"", 512, 4000, nil, []string{"first", "second", "big"}},
+		"less is free":    {"", 4000, 3*512 + 149, []string{"first", "second"}, []string{"big"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var said bytes.Buffer
-			p := &pushed{stores: &stores{log: zerolog.New(&said)}, cfg: &Config{Models: c.models}, own: base(5), most: c.most, held: map[string]int64{}, told: map[string]bool{}}
+			p := &pushed{stores: &stores{log: zerolog.New(&said), fleet: &queue.Fleet{}}, cfg: &Config{Models: c.models}, own: base(5),
+				room: room{most: c.most << 20, free: func() int64 { return c.free << 20 }}, held: map[string]*serving{}, told: map[string]bool{}}
 			var got []string
 			for range 2 {
 				for _, m := range p.wanted(all) {
 					if p.fits(m) {
-						p.held[m.Base] = m.Size
+						p.held[m.Base] = &serving{need: p.cfg.need(m)}
 						got = append(got, m.Name)
 					}
 				}
@@ -94,5 +95,64 @@ func TestPushedAreChosen(t *testing.T) {
 				t.Errorf("said %s", said.String())
 			}
 		})
+	}
+}
+
+func TestNeed(t *testing.T) {
+	m := registry.Model{Size: 1 << 30, KV: 128 << 10}
+	for name, c := range map[string]struct {
+		cfg  Config
+		want int64
+	}{
+		"as engines choose": {Config{}, 1<<30 + 8192*128<<10 + 512<<20},
+		"a short context":   {Config{Context: 1024}, 1<<30 + 1024*128<<10 + 512<<20},
+		"smaller numbers":   {Config{Context: 1024, KVType: "q8_0"}, 1<<30 + 1024*68<<10 + 512<<20},
+	} {
+		if got := c.cfg.need(m); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// TestRoom: half of what the machine has, where the settings don't say.
+func TestRoom(t *testing.T) {
+	c := &Config{Device: "cpu"}
+	half, err := c.openRoom()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer half.close()
+	c.ModelMemory = 7
+	set, err := c.openRoom()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.close()
+	if free := half.free(); half.most <= 0 || free <= 0 || free > 2*half.most || set.most != 7 {
+		t.Errorf("%d of which %d are free, or %d", half.most, free, set.most)
+	}
+	for device, want := range map[string]int{"": 0, "cuda": 0, "cuda:1": 1, "cuda:x": 0} {
+		if got := (&Config{Device: device}).deviceIndex(); got != want {
+			t.Errorf("%q is device %d", device, got)
+		}
+	}
+}
+
+// TestNoModelOfItsOwn: what would say nothing then is refused.
+func TestNoModelOfItsOwn(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                      "",
+		"models: none":          "models can't be none",
+		"model_name: my":        "say nothing",
+		"quantize: q4_0":        "say nothing",
+		"adapter: poet=p.gguf":  "say nothing",
+		"models: support":       "",
+		"engine: echo":          "",
+		"device: cpu\nslots: 2": "",
+	} {
+		_, err := loadConfig(settingsFile(t, "model_file: none\n"+args+"\n"), nil, nil)
+		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", args, err, want)
+		}
 	}
 }

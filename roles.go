@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -96,6 +97,34 @@ func (s *stores) work(ctx context.Context, cfg *Config) error {
 	return w.Run(ctx)
 }
 
+// workerState says whether one of this process's engines takes work. A process without a model of its own has nothing to be
+// ready for before one is pushed.
+func (s *stores) workerState(cfg *Config) func() (string, error) {
+	host, _ := os.Hostname()
+	return func() (string, error) {
+		for _, h := range s.fleet.Workers() {
+			if h.Host == host && h.PID == os.Getpid() && h.Slots > 0 && !h.Draining {
+				return "ok", nil
+			}
+		}
+		if cfg.ownModel() || slices.ContainsFunc(s.pushedModels(), func(m registry.Model) bool { return cfg.Models.has(m.Name) }) {
+			return "", errors.New("no engine takes work yet: its model is being loaded or fetched, or does not fit (the log says so)")
+		}
+		return "no model is pushed yet: there is nothing to serve", nil
+	}
+}
+
+// workParts are a worker with the model of the settings, if they have one, and who serves pushed models, if that is this one's.
+func (s *stores) workParts(cfg *Config, pushed bool) (parts []func(context.Context) error) {
+	if cfg.ownModel() {
+		parts = append(parts, func(ctx context.Context) error { return s.work(ctx, cfg) })
+	}
+	if pushed {
+		parts = append(parts, func(ctx context.Context) error { return s.servePushed(ctx, cfg) })
+	}
+	return parts
+}
+
 // register makes what the engine serves known, and sees that its jobs have a place to wait.
 func (s *stores) register(ctx context.Context, e *opened) error {
 	info, err := e.Info(ctx)
@@ -106,7 +135,11 @@ func (s *stores) register(ctx context.Context, e *opened) error {
 		if err := s.queue.SetupBase(ctx, m.B()); err != nil {
 			return err
 		}
-		err := s.registry.Put(ctx, registry.Model{Name: m.Name, Base: m.Base, Adapter: m.Adapter, Template: m.Template, Settings: m.Settings,
+		put := s.registry.Put
+		if e.pushed {
+			put = s.registry.Serve // its name may be gone
+		}
+		err := put(ctx, registry.Model{Name: m.Name, Base: m.Base, Adapter: m.Adapter, Template: m.Template, Settings: m.Settings,
 			Context: m.Context, Runtime: e.kind, File: e.file, OwnedBy: "lorry"})
 		if err != nil {
 			return err
@@ -230,7 +263,11 @@ func runRole(ctx context.Context, cfg *Config, use string, log logger, start fun
 		return err
 	}
 	if use == "worker" || use == "scheduler" {
-		if err := startMetrics(c, cfg, log); err != nil {
+		state := alwaysReady
+		if use == "worker" {
+			state = s.workerState(cfg)
+		}
+		if err := startMetrics(c, cfg, log, state); err != nil {
 			return err
 		}
 	}
@@ -269,7 +306,7 @@ func newDashboard() *cobra.Command {
 				return err
 			}
 			var pages http.Handler
-			web, err := startHTTP(c, cfg, s.log, func() http.Handler { return withHealth(pages, cfg.Metrics) })
+			web, err := startHTTP(c, cfg, s.log, func() http.Handler { return withHealth(pages, cfg.Metrics, alwaysReady) })
 			if err != nil {
 				return err
 			}
@@ -296,6 +333,7 @@ func newScheduler() *cobra.Command {
 func newWorker() *cobra.Command {
 	return role("worker", "Run a worker: an engine and the jobs that it takes", `  lorry worker --data /srv/lorry                # joins the lorry up of that folder on this box
   lorry worker --nats nats://nats:4222 --redis redis://valkey:6379 --model-file llama.gguf --model-name support
+  lorry worker --nats … --redis … --model-file none --models support   # a pushed model, and none of its own
   lorry worker --nats … --redis … --engine http://vllm:8000 --slots 256`,
 		func(ctx context.Context, c *crew, cfg *Config, s *stores) error {
 			if err := makeData(cfg.Data); err != nil {
@@ -315,8 +353,7 @@ func newWorker() *cobra.Command {
 				}
 			}
 			c.start("worker", func(ctx context.Context) error {
-				return together(ctx, []func(context.Context) error{
-					func(ctx context.Context) error { return s.work(ctx, &one) }, func(ctx context.Context) error { return s.servePushed(ctx, &one) }})
+				return together(ctx, s.workParts(&one, true))
 			})
 			return nil
 		})

@@ -105,7 +105,7 @@ func compose(ctx context.Context, c *crew, cfg *Config, log logger) (url string,
 		return "", err
 	}
 	front.tryAdapter, front.tryModel, front.quantizeModel = front.triesAdapters(cfg), front.triesModels(cfg), front.quantizesModels(cfg)
-	if api, err = front.startProducer(ctx, c, cfg, sealer, front.workerThere); err != nil {
+	if api, err = front.startProducer(ctx, c, cfg, sealer, front.workerThere(cfg)); err != nil {
 		return "", err
 	}
 	web.open()
@@ -135,10 +135,7 @@ func startWorkers(ctx context.Context, c *crew, cfg *Config, at places, log logg
 		if err != nil {
 			return err
 		}
-		parts = append(parts, func(ctx context.Context) error { return s.work(ctx, cfg) })
-		if i == 0 {
-			parts = append(parts, func(ctx context.Context) error { return s.servePushed(ctx, cfg) })
-		}
+		parts = append(parts, s.workParts(cfg, i == 0)...)
 	}
 	if len(parts) > 0 {
 		c.start("workers", func(ctx context.Context) error { return together(ctx, parts) })
@@ -213,17 +210,24 @@ func upStores(ctx context.Context, c *crew, cfg *Config, at places, part string,
 	return s, s.run(ctx, c, part)
 }
 
-// workerThere is nil when a worker takes work, for a model that can be asked for.
-func (s *stores) workerThere(context.Context) error {
-	if len(s.registry.List()) == 0 {
-		return errors.New("no model is registered yet")
-	}
-	for _, m := range s.registry.List() {
-		if s.fleet.Slots(m.Engine().B()) > 0 {
+// workerThere is nil when a worker takes work, for a model that can be asked for. A box without a model of its own is ready
+// to be given one.
+func (s *stores) workerThere(cfg *Config) func(context.Context) error {
+	return func(context.Context) error {
+		models := s.registry.List()
+		if len(models) == 0 && !cfg.ownModel() {
 			return nil
 		}
+		if len(models) == 0 {
+			return errors.New("no model is registered yet")
+		}
+		for _, m := range models {
+			if s.fleet.Slots(m.Engine().B()) > 0 {
+				return nil
+			}
+		}
+		return errors.New("no worker is there yet")
 	}
-	return errors.New("no worker is there yet")
 }
 
 // stopped makes a start that a signal ended a clean end.

@@ -2,6 +2,9 @@ package gguf
 
 import "cmp"
 
+// FewCells is the length of a KV cache that nobody sizes, in tokens: on a CPU, and the least on an accelerator.
+const FewCells = 8192
+
 // TokenBytes is what a token's keys and values take in all layers of a model, as numbers of kvType ("q8_0", else f16): at
 // most, where layers differ; 0 where the file does not say.
 func (f *File) TokenBytes(kvType string) int64 {

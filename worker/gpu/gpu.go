@@ -22,6 +22,8 @@ type Config struct {
 	// Timeout is how long Sample waits for a driver. A sick device can block a call for minutes, and a heartbeat that
 	// waited for it would cost the worker its leases. 0: one second.
 	Timeout time.Duration
+	// Processor asks for the CPU also where there are accelerators.
+	Processor bool
 }
 
 // source is one way of looking at devices. sample may block; it is never called twice at a time.
@@ -54,7 +56,7 @@ type Sampler struct {
 
 // Open finds the best source. It never fails: without an accelerator it reports the CPU.
 func Open(c Config) (*Sampler, error) {
-	src, by, note := find()
+	src, by, note := find(c)
 	s := newSampler(c, src, note)
 	c.Log.Info().Str("source", by).Str("note", note).Msg("devices are sampled")
 	return s, nil
@@ -66,7 +68,10 @@ func newSampler(c Config, src source, note string) *Sampler {
 
 // find tries the sources in order, and names the one it found. The note says why there is no accelerator; it is empty
 // where there is one.
-func find() (src source, by, note string) {
+func find(c Config) (src source, by, note string) {
+	if c.Processor {
+		return openCPU(), "the processor", ""
+	}
 	n, nerr := openNVML()
 	if nerr == nil {
 		return n, "NVML", ""
