@@ -315,10 +315,13 @@ func dig(v any, path ...any) any {
 	return v
 }
 
-// wait polls what has no hint of its own, until the test's time is up.
+// patience ends what hangs. No machine that is only slow needs it.
+const patience = 2 * time.Minute
+
+// wait polls what has no hint of its own.
 func wait(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !f() {

@@ -427,16 +427,17 @@ func (r *road) held() int {
 }
 
 func TestWaitEnds(t *testing.T) {
-	r := setup(t, Config{Wait: 300 * time.Millisecond})
-	a := r.post(chats, chat("x", ""))
-	a.refused(t, 504, codeWaitedEnough)
-	if a.header.Get("X-Should-Retry") != "false" || r.state(a.header.Get(headerJob)) != queue.Cancelled {
-		t.Errorf("%v %s", a.header, r.state(a.header.Get(headerJob)))
-	}
-	a = r.post(chats, chat("x", `"lorry":{"deadline":"100ms"}`))
+	r := setup(t, Config{})
+	a := r.post(chats, chat("x", `"lorry":{"deadline":"100ms"}`))
 	a.refused(t, 408, "deadline_exceeded")
 	if st := r.state(a.header.Get(headerJob)); st != queue.Expired {
 		t.Error(st)
+	}
+	r.serve(Config{Wait: 300 * time.Millisecond})
+	a = r.post(chats, chat("x", ""))
+	a.refused(t, 504, codeWaitedEnough)
+	if a.header.Get("X-Should-Retry") != "false" || r.state(a.header.Get(headerJob)) != queue.Cancelled {
+		t.Errorf("%v %s", a.header, r.state(a.header.Get(headerJob)))
 	}
 	a = r.post(chats, chat("x", ""), "Idempotency-Key: k")
 	a.refused(t, 504, codeWaitedEnough)

@@ -150,11 +150,15 @@ func TestStreamFirstChunkAtOnce(t *testing.T) {
 // by plays a worker by hand: it takes the one job there is.
 func (r *road) by(f func(j *queue.Job, end func(*result.Verdict))) {
 	run(r.t, func(ctx context.Context) error {
-		ls, err := r.queue.Puller(queue.Interactive, engine.Model{Base: echo.Base}.B()).Pull(ctx, 1, 10*time.Second)
-		if err != nil || len(ls) == 0 {
-			return err
+		p := r.queue.Puller(queue.Interactive, engine.Model{Base: echo.Base}.B())
+		var ls []*queue.Lease
+		for len(ls) == 0 {
+			var err error
+			if ls, err = p.Pull(ctx, 1, time.Second); err != nil || ctx.Err() != nil {
+				return err
+			}
 		}
-		_, err = r.store.Claim(ctx, "w", time.Minute, ls)
+		_, err := r.store.Claim(ctx, "w", time.Minute, ls)
 		f(&ls[0].Jobs[0], func(v *result.Verdict) { _, _ = r.store.Settle(ctx, v); _ = ls[0].Ack() })
 		return err
 	})

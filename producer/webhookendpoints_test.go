@@ -128,7 +128,7 @@ func (r *road) triedOnce(endpoint string, status int) <-chan struct{} {
 	go func() {
 		defer close(done)
 		defer sub.Unsubscribe()
-		m, err := sub.NextMsg(10 * time.Second)
+		m, err := sub.NextMsg(patience)
 		if err != nil {
 			r.t.Errorf("no event: %v", err)
 			return
