@@ -39,7 +39,7 @@ func start(t *testing.T, c Config) *Store {
 	})
 	select {
 	case <-s.Ready():
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the store is not ready")
 	}
 	return s
@@ -48,7 +48,7 @@ func start(t *testing.T, c Config) *Store {
 // eventually waits for what another process's view is to show.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); {
+	for end := time.Now().Add(2 * time.Minute); !ok(); {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

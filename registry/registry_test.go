@@ -35,7 +35,7 @@ func start(t *testing.T, js jetstream.JetStream) *Registry {
 	})
 	select {
 	case <-r.Ready():
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the registry is not ready")
 	}
 	return r
@@ -43,7 +43,7 @@ func start(t *testing.T, js jetstream.JetStream) *Registry {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); {
+	for end := time.Now().Add(2 * time.Minute); !ok(); {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

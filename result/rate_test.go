@@ -48,6 +48,7 @@ func TestRateIsShared(t *testing.T) {
 	rdb := resulttest.Client(t, resulttest.Server(t))
 	here, there := resulttest.New(t, result.Config{Redis: rdb}), resulttest.New(t, result.Config{Redis: rdb})
 	r := result.Rate{Requests: 600, Tokens: 60000} // ten a second
+	began := time.Now()
 	a, err := here.Take(t.Context(), "acme", r, costs(600, 1)...)
 	ok(t, err)
 	if a.Taken != 600 || result.Left(r.Requests, a.RequestsFull) > 0 || result.Left(r.Tokens, a.TokensFull) < 59399 || a.RequestsFull < 59*time.Second {
@@ -56,13 +57,12 @@ func TestRateIsShared(t *testing.T) {
 	if a, err = there.Take(t.Context(), "other", r, 1); err != nil || a.Taken != 1 {
 		t.Errorf("another tenant: %+v %v", a, err)
 	}
-	refused, end := 0, time.Now().Add(20*time.Second)
-	for a.Taken = 0; a.Taken == 0 && time.Now().Before(end); refused++ {
+	for a.Taken = 0; a.Taken == 0 && time.Since(began) < time.Minute; {
 		a, err = there.Take(t.Context(), "acme", r, 1)
 		ok(t, err)
 	}
-	if a.Taken != 1 || refused < 2 {
-		t.Errorf("after %d refusals: %+v", refused, a)
+	if took := time.Since(began); a.Taken != 1 || took < 90*time.Millisecond { // a slow machine may never see a refusal
+		t.Errorf("behind %v: %+v", took, a)
 	}
 	ok(t, rdb.FlushAll(t.Context()).Err())
 	if a, err = here.Take(t.Context(), "acme", r, costs(600, 1)...); err != nil || a.Taken != 600 {

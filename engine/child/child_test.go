@@ -221,7 +221,7 @@ func TestRestarts(t *testing.T) {
 
 func TestStartFails(t *testing.T) {
 	slow := config("stuck")
-	slow.StartTimeout = 300 * time.Millisecond
+	slow.StartTimeout = 4 * time.Second // in which even a slow machine has it say what it does
 	for name, c := range map[string]struct {
 		cfg  Config
 		want []string
@@ -229,11 +229,12 @@ func TestStartFails(t *testing.T) {
 		"corrupt model":     {config("corrupt"), []string{"model.gguf is corrupt: block_count is 1000000000"}},
 		"missing library":   {config("missing"), []string{"exit status 127", "libffi.so.8"}},
 		"no executable":     {Config{Path: "/nowhere/lorry-engine"}, []string{"/nowhere/lorry-engine", "no such file"}},
-		"never ready":       {slow, []string{"not ready in time (300ms)", "loading 1 of 1000 files"}},
+		"never ready":       {slow, []string{"not ready in time (4s)", "loading 1 of 1000 files"}},
 		"of another build":  {config("newer"), []string{"speaks version 7"}},
 		"not an executable": {Config{Path: "/dev/null"}, []string{"permission denied"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			e, err := Start(t.Context(), c.cfg)
 			if err == nil {
 				e.Close()
@@ -268,10 +269,10 @@ func TestDown(t *testing.T) {
 	syscall.Kill(e.PID(), syscall.SIGKILL)
 	for {
 		_, err := e.Run(t.Context(), request("a", "hello"), nil)
-		if !errors.Is(err, engine.ErrUnavailable) {
+		if err != nil && !errors.Is(err, engine.ErrUnavailable) {
 			t.Fatalf("got %v, want unavailable", err)
 		}
-		if strings.Contains(err.Error(), "the model's file is gone") {
+		if err != nil && strings.Contains(err.Error(), "the model's file is gone") {
 			break
 		}
 	}
@@ -349,7 +350,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.After(20 * time.Second); !ok(); {
+	for deadline := time.After(2 * time.Minute); !ok(); {
 		select {
 		case <-tick.C:
 		case <-deadline:
