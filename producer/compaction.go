@@ -58,10 +58,10 @@ func (v vault) open(sealed string) (string, error) {
 	return c.Summary, nil
 }
 
-// openAll opens the items of a stored conversation.
+// openAll opens the items of a conversation, but those that are open: others may read them at this moment.
 func (v vault) openAll(items []inputItem) (err error) {
 	for i := range items {
-		if items[i].Type != itemCompaction {
+		if items[i].Type != itemCompaction || items[i].summary != "" {
 			continue
 		}
 		if items[i].summary, err = v.open(items[i].Sealed); err != nil {

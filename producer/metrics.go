@@ -20,6 +20,8 @@ var (
 		Help: "Jobs accepted, by lane and how the answer travels: waited or async."}, []string{"lane", "road"})
 	metricWaiting = promauto.NewGauge(prometheus.GaugeOpts{Name: "lorry_http_waiting",
 		Help: "Requests that wait for a job's answer now."})
+	metricSockets = promauto.NewGauge(prometheus.GaugeOpts{Name: "lorry_http_sockets",
+		Help: "Websockets of the Responses API that are open now."})
 	metricHangups = promauto.NewCounter(prometheus.CounterOpts{Name: "lorry_http_hangups_total",
 		Help: "Clients that hung up before their answer; their jobs were cancelled unless they are recorded."})
 	metricUnrecorded = promauto.NewCounter(prometheus.CounterOpts{Name: "lorry_cache_unrecorded_total",

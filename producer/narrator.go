@@ -1,7 +1,6 @@
 package producer
 
 import (
-	"encoding/json"
 	"unicode/utf8"
 
 	"lorry/engine"
@@ -41,7 +40,7 @@ func (n *narrator) tell(kind string, fields map[string]any) error {
 
 func (n *narrator) say(kind string, seq int, fields map[string]any) error {
 	fields["type"], fields["sequence_number"] = kind, seq
-	return n.out.named(kind, fields)
+	return n.out.tell(kind, fields)
 }
 
 // open tells that there is a response.
@@ -188,7 +187,7 @@ func (n *narrator) call(c result.FunctionCall) error {
 // failed ends a stream whose response has no answer: as an ordinary error while nothing has left and nobody can read the
 // response otherwise.
 func (n *narrator) failed(v *result.Verdict) error {
-	if !n.out.began && !n.background() {
+	if !n.out.begun() && !n.background() {
 		return n.reply(v)
 	}
 	if n.open() == nil {
@@ -199,15 +198,7 @@ func (n *narrator) failed(v *result.Verdict) error {
 
 // broken ends a stream that began and can't go on.
 func (n *narrator) broken(e *apiError) error {
-	o := e.object()
-	return n.tell("error", map[string]any{"code": o.Code, "message": o.Message, "param": o.Param})
-}
-
-// named sends an event with its name, as the Responses API does.
-func (e *sse) named(kind string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("producer: " + err.Error()) // our own types: a bug
-	}
-	return e.send([]byte("event: " + kind + "\ndata: " + string(b) + "\n\n"))
+	seq := n.seq
+	n.seq++
+	return n.out.broken(seq, e)
 }

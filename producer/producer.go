@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"lorry/access"
@@ -63,16 +64,22 @@ type Config struct {
 	MaxModel int64
 	// MaxN bounds the answers of one request. 0: 8.
 	MaxN int
-	// TenantWaiting bounds the requests of one tenant that wait here at the same moment; past it they get 429. 0: 512.
+	// TenantWaiting bounds the requests of one tenant that wait here at the same moment, and its open websockets; past it
+	// they get 429. 0: 512.
 	TenantWaiting int
 	// Wait bounds how long a request waits for its answer. 0: 590 s, below the 600 s after which the SDKs hang up.
 	Wait time.Duration
-	// KeepAlive is how often a silent stream gets a comment, so that proxies keep it open. 0: 15 s.
+	// KeepAlive is how often a silent stream gets a comment, and a websocket a ping, so that proxies keep it open. A client
+	// that does not answer to a ping for twice as long is gone. 0: 15 s.
 	KeepAlive time.Duration
 	// Timeout bounds the steps of a request that do not wait for an engine. 0: 10 s.
 	Timeout time.Duration
 	// Grace is how long a drain waits for answers under way. 0: 30 s.
 	Grace time.Duration
+	// SocketIdle closes a websocket over which nothing was asked for so long. 0: 10 min.
+	SocketIdle time.Duration
+	// SocketLife closes one once it is so old and has no answer under way. 0: 1 h, as OpenAI does.
+	SocketLife time.Duration
 	// DefaultModel answers POST /generate without a model. Empty: the only one there is.
 	DefaultModel string
 	// WebhookAllow are the private networks that webhooks may go to.
@@ -88,6 +95,8 @@ type Server struct {
 	cfg     Config
 	handler http.Handler
 	waiting tenants
+	sockets tenants
+	turns   http.Handler // answers what comes over them
 	uploads uploads
 	recent  recent
 	hooks   *webhook.Endpoints
@@ -98,6 +107,7 @@ type Server struct {
 	// background is for verdicts whose answers have left already.
 	background chan *result.Verdict
 	draining   atomic.Bool
+	leaving    chan struct{} // closed when draining begins
 	// over ends when the drain's grace is used up: answers under way are given up.
 	over   context.Context
 	giveUp context.CancelCauseFunc
@@ -128,11 +138,15 @@ func New(c Config) (*Server, error) {
 	c.KeepAlive = cmp.Or(c.KeepAlive, 15*time.Second)
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
-	s := &Server{cfg: c, waiting: tenants{most: c.TenantWaiting, n: map[string]int{}}, background: make(chan *result.Verdict, 4096), idle: make(chan struct{})}
+	c.SocketIdle = cmp.Or(c.SocketIdle, 10*time.Minute)
+	c.SocketLife = cmp.Or(c.SocketLife, time.Hour)
+	s := &Server{cfg: c, background: make(chan *result.Verdict, 4096), idle: make(chan struct{}), leaving: make(chan struct{})}
+	s.waiting = tenants{most: c.TenantWaiting, n: map[string]int{}, gauge: metricWaiting, full: "Too many requests of this tenant are waiting for their answers (%d). Try again in a moment, or send them with 'Prefer: respond-async'."}
+	s.sockets = tenants{most: c.TenantWaiting, n: map[string]int{}, gauge: metricSockets, full: "Too many websockets of this tenant are open (%d). Close those that are done, or use one for several responses, each with a stream_id."}
 	s.over, s.giveUp = context.WithCancelCause(context.Background())
 	s.hooks = webhook.NewEndpoints(webhook.EndpointsConfig{JS: c.Queue.JS(), Sealer: c.Sealer, Allow: c.WebhookAllow, Log: c.Log})
 	s.responses, s.chats = newResponseBook(c.Queue.JS(), c.Queue.Replicas()), newChatBook(c.Queue.JS(), c.Queue.Replicas())
-	s.handler = s.routes()
+	s.handler, s.turns = s.routes(), s.observe(s.answer(s.work(readTurn)))
 	return s, nil
 }
 
@@ -155,6 +169,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) drain() {
 	s.mu.Lock()
 	s.draining.Store(true)
+	close(s.leaving)
 	if s.held == 0 {
 		close(s.idle)
 	}
@@ -249,31 +264,33 @@ func (s *Server) record(v *result.Verdict) {
 	}
 }
 
-// tenants counts waiting requests by tenant.
+// tenants counts by tenant what waits, or is open.
 type tenants struct {
-	most int
-	mu   sync.Mutex
-	n    map[string]int
+	most  int
+	gauge prometheus.Gauge
+	full  string // what a tenant hears that has too many: a format of the bound
+	mu    sync.Mutex
+	n     map[string]int
 }
 
-// enter takes a tenant's place among those that wait. most, unless 0, is the tenant's own bound.
+// enter takes a place for a tenant. most, unless 0, is the tenant's own bound.
 func (t *tenants) enter(tenant string, most int) error {
 	most = cmp.Or(most, t.most)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.n[tenant] >= most {
 		return &apiError{Status: http.StatusTooManyRequests, Type: typeRateLimit, Code: codeRate, RetryAfter: time.Second,
-			Message: fmt.Sprintf("Too many requests of this tenant are waiting for their answers (%d). Try again in a moment, or send them with 'Prefer: respond-async'.", most)}
+			Message: fmt.Sprintf(t.full, most)}
 	}
 	t.n[tenant]++
-	metricWaiting.Inc()
+	t.gauge.Inc()
 	return nil
 }
 
 func (t *tenants) leave(tenant string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	metricWaiting.Dec()
+	t.gauge.Dec()
 	if t.n[tenant]--; t.n[tenant] == 0 {
 		delete(t.n, tenant)
 	}

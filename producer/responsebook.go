@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"regexp"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -99,7 +100,7 @@ func (t *trip) goOn(tenant string) error {
 	ctx, cancel := t.step()
 	defer cancel()
 	id := *w.echo.PreviousResponseID
-	before, err := t.s.response(ctx, tenant, id)
+	before, err := t.previous(ctx, tenant, id)
 	switch {
 	case errors.Is(err, errNoRecord):
 		return refuse("previous_response_not_found", "previous_response_id", "Previous response with id '%s' not found.", clip(id))
@@ -111,8 +112,16 @@ func (t *trip) goOn(tenant string) error {
 	if err := t.s.vault(tenant).openAll(before.Items); err != nil {
 		return err
 	}
-	t.order.converse(append(before.Items, outputItems(before.verdict)...))
+	t.order.converse(slices.Concat(before.Items, outputItems(before.verdict)))
 	return nil
+}
+
+// previous looks a response up: among those that the websocket alone has, then in the book.
+func (t *trip) previous(ctx context.Context, tenant, id string) (*stored, error) {
+	if found := t.turn.recall(id); found != nil {
+		return found, nil
+	}
+	return t.s.response(ctx, tenant, id)
 }
 
 // background says whether the response goes on without the connection.
@@ -138,6 +147,9 @@ func (t *trip) response(v *result.Verdict) result.ResponseBody {
 			t.s.cfg.Log.Warn().Err(err).Str("job", v.Job).Msg("response is not stored")
 			w.echo.Store = false
 		}
+	}
+	if t.turn != nil && !w.echo.Store {
+		t.turn.keep(&stored{t.record(nil), result.AnswerID(queue.Responses, v.Job), v.State, v}, len(t.job.Request.Messages))
 	}
 	return result.EndedResponse(v, w.echo)
 }

@@ -15,6 +15,7 @@ import (
 func (s *Server) responseRoutes(mux *http.ServeMux) {
 	for pattern, h := range map[string]handler{
 		"POST /v1/responses":                 s.work(readResponses),
+		"GET /v1/responses":                  s.connect,
 		"POST /v1/responses/input_tokens":    s.work(readInputTokens),
 		"POST /v1/responses/compact":         s.work(readCompact),
 		"GET /v1/responses/{id}":             s.getResponse,

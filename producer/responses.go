@@ -19,6 +19,8 @@ type responseWish struct {
 	after int
 	// compact asks for a shorter conversation instead of an answer.
 	compact bool
+	// warm asks for no answer: only that the conversation can be gone on with.
+	warm bool
 }
 
 // readResponses reads the body of POST /v1/responses. Its messages are made once the conversation is known that it goes
@@ -28,6 +30,10 @@ func readResponses(body []byte, l limits) (*order, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readResponse(o, l)
+}
+
+func readResponse(o *object, l limits) (*order, error) {
 	d := &order{endpoint: queue.Responses, request: engine.Request{Kind: engine.Chat, Sampling: defaults()}, response: &responseWish{echo: result.NewResponseEcho(), after: -1}}
 	if !o.text("model", &d.model, maxName) && o.err == nil {
 		o.missing("model")

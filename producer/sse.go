@@ -19,6 +19,31 @@ type sse struct {
 	buf   bytes.Buffer
 }
 
+// events is where a response's events go. An error is errHungUp: nobody reads any more.
+type events interface {
+	// begun says whether something has left; until then a failure is an ordinary error.
+	begun() bool
+	// tell sends an event.
+	tell(kind string, fields map[string]any) error
+	// broken sends the last event of a stream that can't go on; seq is its number.
+	broken(seq int, e *apiError) error
+	// comment shows that the stream is alive.
+	comment() error
+	end()
+}
+
+func (e *sse) begun() bool { return e.began }
+
+// tell sends an event with its name, as the Responses API does.
+func (e *sse) tell(kind string, fields map[string]any) error {
+	return e.send([]byte("event: " + kind + "\ndata: " + string(must(json.Marshal(fields))) + "\n\n"))
+}
+
+func (e *sse) broken(seq int, err *apiError) error {
+	o := err.object()
+	return e.tell("error", map[string]any{"type": "error", "sequence_number": seq, "code": o.Code, "message": o.Message, "param": o.Param})
+}
+
 // event sends a value.
 func (e *sse) event(v any) error {
 	e.buf.Reset()

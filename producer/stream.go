@@ -17,7 +17,8 @@ import (
 // streamed is a streaming answer under way.
 type streamed struct {
 	*trip
-	out    sse
+	out    events
+	chunks *sse // out, where it takes a chat's
 	relay  *relay
 	shape  shape
 	tokens chan *nats.Msg
@@ -30,7 +31,11 @@ type streamed struct {
 const tokensAhead = 4096
 
 func newStreamed(t *trip) *streamed {
-	st := &streamed{trip: t, out: sse{w: t.w}, relay: newRelay(t.job.Request.Sampling.N), shape: shapeOf(t.job, t.order.usage)}
+	st := &streamed{trip: t, chunks: &sse{w: t.w}, relay: newRelay(t.job.Request.Sampling.N), shape: shapeOf(t.job, t.order.usage)}
+	st.out = st.chunks
+	if t.turn != nil {
+		st.out = &frames{turn: t.turn, w: t.w}
+	}
 	if t.order.response != nil {
 		st.narrator = newNarrator(st)
 	}
@@ -133,13 +138,13 @@ func (st *streamed) event(chunk any) error {
 	if chunk == nil {
 		return nil
 	}
-	return st.out.event(chunk)
+	return st.chunks.event(chunk)
 }
 
 // fail ends the stream with an error: an ordinary answer while nothing has left, else an event.
 func (st *streamed) fail(err error) error {
 	defer st.out.end()
-	if !st.out.began {
+	if !st.out.begun() {
 		return err
 	}
 	if errors.Is(err, errHungUp) {
@@ -150,7 +155,7 @@ func (st *streamed) fail(err error) error {
 		_ = st.narrator.broken(asAPI(err))
 		return nil
 	}
-	_ = st.out.fail(asAPI(err)) // a client that hung up
+	_ = st.chunks.fail(asAPI(err)) // a client that hung up
 	return nil
 }
 
@@ -174,9 +179,9 @@ func (st *streamed) finish(v *result.Verdict) error {
 	}
 	st.keepAnswer(v)
 	if st.order.usage {
-		_ = st.out.event(st.shape.usage(v.Completion.Usage))
+		_ = st.chunks.event(st.shape.usage(v.Completion.Usage))
 	}
-	_ = st.out.done()
+	_ = st.chunks.done()
 	return nil
 }
 
@@ -197,9 +202,9 @@ func (st *streamed) close(c engine.Chunk, calls json.RawMessage) error {
 
 // failed ends a stream whose job did not succeed.
 func (st *streamed) failed(v *result.Verdict) error {
-	if !st.out.began {
+	if !st.out.begun() {
 		return st.reply(v)
 	}
 	_, body := result.Response(v)
-	return st.out.event(json.RawMessage(body))
+	return st.chunks.event(json.RawMessage(body))
 }

@@ -30,6 +30,8 @@ type trip struct {
 	async bool
 	// standing is what is known of the job that an idempotency key names already, if it needs no push from here.
 	standing *result.Status
+	// turn is set where the request came over a websocket.
+	turn *turn
 	// looked is the first look into the cache, taken before anything else.
 	looked *result.Joined
 }
@@ -44,9 +46,12 @@ func (s *Server) work(read reader) handler {
 			return draining(w)
 		}
 		defer s.release()
-		t := &trip{s: s, w: w, r: r, began: time.Now()}
+		t := &trip{s: s, w: w, r: r, began: time.Now(), turn: turnOf(r)}
 		if err := t.prepare(read); err != nil {
 			return err
+		}
+		if t.order.warms() {
+			return t.warmUp()
 		}
 		if t.async {
 			return t.answerLater()

@@ -159,10 +159,11 @@ func responseUsage(u engine.Usage) *ResponseUsage {
 // MessageID is the ID of a response's text.
 func MessageID(job string) string { return "msg_" + trimJob(job) }
 
-// ResponseMessage is the text of an answer as an item; nil where the model only called functions.
+// ResponseMessage is the text of an answer as an item; nil where the model only called functions, or was not asked: what
+// a model said has a reason for its end.
 func ResponseMessage(v *Verdict) *OutputMessage {
 	c := v.Completion.Choices[0]
-	if c.Text == "" && len(ResponseCalls(v)) > 0 {
+	if c.Text == "" && (c.Finish == "" || len(ResponseCalls(v)) > 0) {
 		return nil
 	}
 	part := OutputText{Type: "output_text", Text: c.Text, Annotations: []any{}, Logprobs: ResponseLogprobs(c.Logprobs)}

@@ -1,6 +1,7 @@
 // The Responses API: waited, streamed, in the background, resumed, cancelled, and told of.
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
+import { ResponsesWS } from 'openai/resources/responses/ws';
 import { MODEL, all, eventually, newClient, raises, receiving, test } from './harness.mjs';
 
 const TEXT = 'alpha beta gamma delta';
@@ -145,6 +146,31 @@ test('responses_compact', async () => {
   const other = await newClient();
   await raises(OpenAI.BadRequestError, { status: 400, code: 'invalid_encrypted_content' }, () => ask(other, made.output));
   await raises(OpenAI.BadRequestError, { status: 400, code: 'missing_required_parameter', param: 'input' }, () => client.responses.compact({ model: MODEL }));
+});
+
+test('responses_websocket', async () => {
+  const client = await newClient();
+  const ws = new ResponsesWS(client);
+  const turn = async (more) => {
+    ws.send({ type: 'response.create', model: MODEL, ...more });
+    const events = [];
+    for await (const { type, message, error } of ws.stream()) {
+      if (type === 'error') return { events, error: error.error };
+      if (type !== 'message') continue;
+      events.push(message);
+      if (['response.completed', 'response.failed', 'response.incomplete'].includes(message.type)) return { events, response: message.response };
+    }
+    assert.fail('closed');
+  };
+  const first = await turn({ input: 'alpha', store: false, stream_id: 'main' });
+  assert.equal(first.events.filter((e) => e.type === 'response.output_text.delta').map((e) => e.delta).join(''), 'alpha');
+  assert.ok(first.events.every((e) => e.stream_id === 'main'));
+  const second = await turn({ input: 'beta', previous_response_id: first.response.id });
+  assert.equal((await all(client.responses.inputItems.list(second.response.id))).length, 3);
+  const refused = await turn({ input: 'x', model: 'none' });
+  assert.deepEqual([refused.error.status, refused.error.error.code], [404, 'model_not_found']);
+  assert.equal((await turn({ input: TEXT })).response.status, 'completed');
+  ws.close();
 });
 
 test('responses_webhook', async () => {

@@ -1,7 +1,9 @@
 """The Responses API: waited, streamed, in the background, resumed, and told of."""
 
 import openai
+from openai.lib.responses_websocket import ResponsesWebSocketLimits, ResponsesWebSocketSession
 from pydantic import BaseModel
+from websockets.exceptions import InvalidStatus
 
 from harness import MODEL, case, equal, eventually, new_client, raises, serving
 from hooks import receiver
@@ -176,6 +178,12 @@ async def responses_async():
         async with client.responses.stream(model=MODEL, input=TEXT) as stream:
             equal((await stream.get_final_response()).output_text, TEXT)
         await client.responses.delete(made.id)
+        async with client.responses.connect() as ws:
+            await ws.response.create(model=MODEL, input=TEXT)
+            async for e in ws:
+                if e.type == "response.completed":
+                    break
+            equal(e.response.output_text, TEXT)
 
 
 @case
@@ -219,16 +227,79 @@ def responses_compact():
         client.responses.compact(model=MODEL, input=[])
 
 
+def told(ws):
+    """The events of one response, and the response; the error event where it is refused."""
+    events = []
+    for e in ws:
+        events.append(e)
+        if e.type in ("response.completed", "response.failed", "response.incomplete"):
+            return events, e.response
+        if e.type == "error":
+            return events, e
+
+
 @case
-def calls_that_are_not_served():
-    """They say so, with a class and a code, and are not tried again."""
-    client = new_client(max_retries=3)
-    try:
-        client.responses.connect().__enter__()
-    except openai.OpenAIError:  # it takes a websocket, and the SDK a library for it
-        pass
-    with raises(openai.APIStatusError, 405, "method_not_allowed"):
+def responses_connect():
+    """A websocket tells what a stream does, and goes on with what is not stored."""
+    client = new_client()
+    with client.responses.connect() as ws:
+        ws.response.create(model=MODEL, input="alpha", store=False)
+        events, first = told(ws)
+        equal((first.status, first.output_text), ("completed", "alpha"))
+        equal("".join(e.delta for e in events if e.type == "response.output_text.delta"), "alpha")
+        streamed = client.responses.create(model=MODEL, input="alpha", stream=True)
+        equal([(e.type, e.sequence_number) for e in events], [(e.type, e.sequence_number) for e in streamed])
+        ws.response.create(model=MODEL, input="beta", previous_response_id=first.id)
+        _, second = told(ws)
+        items = list(client.responses.input_items.list(second.id, order="asc"))
+        equal([i.content[0].text for i in items], ["alpha", "alpha", "beta"])
+        with raises(openai.NotFoundError, 404):
+            client.responses.retrieve(first.id)
+        ws.response.create(model=MODEL, input="gamma", generate=False)
+        events, warm = told(ws)
+        equal((warm.status, warm.output, [e.type for e in events]), ("completed", [], ["response.created", "response.in_progress", "response.completed"]))
+        ws.response.create(model=MODEL, input="delta", previous_response_id=warm.id)
+        equal(told(ws)[1].usage.input_tokens, 2)
+    with raises(openai.APIStatusError, 426, "upgrade_required"):
         client.get("/responses", cast_to=object)
+
+
+@case
+def responses_connect_refused():
+    """Refusals are error events, after which the connection is of use."""
+    client = new_client()
+    with client.responses.connect() as ws:
+        for code, status, more in (("model_not_found", 404, {"model": "none"}), ("previous_response_not_found", 400, {"previous_response_id": "resp_x"}),
+                                   ("unsupported_parameter", 400, {"background": True}), ("invalid_stream_id", 400, {"stream_id": "a b"})):
+            ws.response.create(**{"model": MODEL, "input": "x", **more})
+            _, e = told(ws)
+            equal((type(e).__name__, e.status, e.error.code, e.error.type), ("ResponseWsError", status, code, "invalid_request_error"))
+        ws.response.steer(previous_response_id="resp_x", input="y")
+        e = ws.recv()
+        equal((type(e).__name__, e.error.code, e.steer.input), ("ResponseSteerFailedEvent", "steering_not_supported", "y"))
+        ws.response.create(model=MODEL, input=TEXT)
+        equal(told(ws)[1].output_text, TEXT)
+    try:
+        new_client(key="sk-wrong").responses.connect().enter()
+    except InvalidStatus as e:
+        equal(e.response.status_code, 401)
+    else:
+        raise AssertionError("a wrong key is let in")
+
+
+@case
+def responses_connect_lanes():
+    """Streams run beside each other; what a client that leaves was waiting for is cancelled."""
+    client = new_client()
+    with client.responses.connect() as ws:
+        with ResponsesWebSocketSession(ws, limits=ResponsesWebSocketLimits(max_lanes=4, max_events_per_lane=99, max_events=999, max_bytes_per_lane=1 << 20, max_bytes=1 << 22)) as session:
+            slow, quick = session.lane("slow"), session.lane("quick")
+            slow.send({"type": "response.create", "model": MODEL, "input": LONG})
+            for text in ("alpha", "beta"):
+                quick.send({"type": "response.create", "model": MODEL, "input": text})
+                equal(quick.get_final_response().output_text, text)
+            equal(slow.recv().type, "response.created")
+    eventually(lambda: sorted(j["status"] for j in client.get("/jobs", cast_to=object)["data"]) == ["cancelled", "succeeded", "succeeded"])
 
 
 ENDS = {
