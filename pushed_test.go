@@ -2,13 +2,20 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/rs/zerolog"
 
+	"lorry/blob"
 	"lorry/queue"
 	"lorry/registry"
 )
@@ -153,6 +160,39 @@ func TestNoModelOfItsOwn(t *testing.T) {
 		_, err := loadConfig(settingsFile(t, "model_file: none\n"+args+"\n"), nil, nil)
 		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", args, err, want)
+		}
+	}
+}
+
+// TestClear: what pushes and uploads of dead processes left half-way goes from both stores.
+func TestClear(t *testing.T) {
+	open := func() (*blob.Dir, string) {
+		dir := t.TempDir()
+		d, err := blob.OpenDir(blob.DirConfig{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = d.Close() })
+		half := filepath.Join(dir, "tmp", "HALF")
+		old := time.Unix(0, 0) // a test's clock stands in the year 2000
+		if err := errors.Join(os.WriteFile(half, nil, 0o600), os.Chtimes(half, old, old)); err != nil {
+			t.Fatal(err)
+		}
+		return d, half
+	}
+	var half [2]string
+	s := &stores{log: zerolog.Nop()}
+	s.blobs, half[0] = open()
+	s.weights, half[1] = open()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, end := context.WithCancel(t.Context())
+		go func() { _ = s.clearBlobs(ctx) }()
+		synctest.Wait()
+		end()
+	})
+	for _, f := range half {
+		if _, err := os.Stat(f); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", f, err)
 		}
 	}
 }

@@ -135,16 +135,21 @@ const clearEvery = 6 * time.Hour
 // clearBlobs removes it, until ctx ends.
 func (s *stores) clearBlobs(ctx context.Context) error {
 	every(ctx, clearEvery, func() {
-		n, err := s.blobs.Clear(ctx, time.Now().Add(-blob.StaleAfter))
-		switch {
-		case ctx.Err() != nil:
-		case err != nil:
-			s.log.Warn().Err(err).Msg("half-written blobs are not cleared")
-		case n > 0:
-			s.log.Info().Int("blobs", n).Msg("half-written blobs cleared")
-		}
+		s.clear(ctx, "files", s.blobs)
+		s.clear(ctx, "models and adapters", s.weights)
 	})
 	return nil
+}
+
+func (s *stores) clear(ctx context.Context, what string, of blob.Store) {
+	n, err := of.Clear(ctx, time.Now().Add(-blob.StaleAfter))
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		s.log.Warn().Err(err).Str("of", what).Msg("half-written blobs are not cleared")
+	case n > 0:
+		s.log.Info().Int("blobs", n).Str("of", what).Msg("half-written blobs cleared")
+	}
 }
 
 // every does something at once and again after each interval, until ctx ends.

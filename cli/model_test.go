@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -71,6 +72,24 @@ func TestModelPush(t *testing.T) {
 	}
 	if out, err := modelCommand(t, cl, "list"); err != nil || !strings.Contains(out, "\nm ") {
 		t.Errorf("list: %q, %v", out, err)
+	}
+}
+
+// TestPushBreaks: a connection that ends half-way is told as such, and that nothing came of it.
+func TestPushBreaks(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "poet.gguf")
+	if err := os.WriteFile(file, make([]byte, 32<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cl := server(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
+			panic(http.ErrAbortHandler)
+		}
+	})
+	_, err := modelCommand(t, cl, "push", "my", "--file", file)
+	if err == nil || !regexp.MustCompile(`broke off after [1-9]\d* of 33554432 bytes: .+ push it again`).MatchString(err.Error()) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -159,5 +160,15 @@ func (p *pushing) once(ctx context.Context, cl *Client, errs io.Writer) (Model, 
 	}
 	b := newBytesBar(errs, p.Name, info.Size(), p.quiet)
 	defer b.finish()
-	return cl.Push(ctx, p.Push, b.reader(f), info.Size())
+	m, err := cl.Push(ctx, p.Push, b.reader(f), info.Size())
+	if at, _ := f.Seek(0, io.SeekCurrent); broken(ctx, err) && at > 0 {
+		err = fmt.Errorf("the push broke off after %d of %d bytes: %w: push it again, from the beginning: what is half-way does not stay", at, info.Size(), err)
+	}
+	return m, err
+}
+
+// broken says whether a connection ended without an answer, and not by Ctrl-C.
+func broken(ctx context.Context, err error) bool {
+	_, answered := errors.AsType[*APIError](err)
+	return err != nil && !answered && ctx.Err() == nil
 }

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -102,6 +105,31 @@ func TestPushModelRefuses(t *testing.T) {
 				t.Errorf("%d files are kept", n)
 			}
 		})
+	}
+}
+
+// TestPushCutOff: a push whose client goes half-way leaves nothing, and the same push does then.
+func TestPushCutOff(t *testing.T) {
+	dir := t.TempDir()
+	weights, err := blob.OpenDir(blob.DirConfig{Dir: dir, MinFree: 1})
+	ok(t, err)
+	t.Cleanup(func() { _ = weights.Close() })
+	r, _, auth := pushing(t, func(c *Config) { c.Weights = weights })
+	file := string(enginetest.TinyModel(t, 1))
+	c, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+	ok(t, err)
+	_, err = fmt.Fprintf(c, "POST /lorry/v1/models?name=my HTTP/1.1\r\nHost: x\r\n%s\r\nContent-Length: %d\r\n\r\n%s", auth, len(file), file[:len(file)/2])
+	ok(t, err)
+	wait(t, "the push has begun", func() bool { return !r.server.held0() })
+	ok(t, c.Close())
+	wait(t, "the push is over", r.server.held0)
+	if left, err := os.ReadDir(filepath.Join(dir, "tmp")); len(left) != 0 || err != nil || files(t, weights) != 0 {
+		t.Errorf("left are %v, %v, and %d files are kept", left, err, files(t, weights))
+	}
+	r.do("GET", "/v1/models/my", "", auth).refused(t, 404, "model_not_found")
+	r.post("/lorry/v1/models?name=my", file, auth).want(t, 201)
+	if n := files(t, weights); n != 1 {
+		t.Errorf("%d files are kept", n)
 	}
 }
 
