@@ -244,6 +244,11 @@ func TestBases(t *testing.T) {
 	if err != nil || len(bs) != 1 || bs[0] != base {
 		t.Errorf("%v %v", bs, err)
 	}
+	ok(t, q.DropBase(t.Context(), base))
+	ok(t, q.DropBase(t.Context(), base))
+	if bs, err := q.Bases(t.Context()); err != nil || len(bs) != 0 {
+		t.Errorf("dropped: %v %v", bs, err)
+	}
 }
 
 // TestWeights finds a model and an adapter wherever an accepted job may be, until the job has ended.

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -46,6 +47,17 @@ func (q *Queue) SetupBase(ctx context.Context, b string) error {
 			AckWait: q.cfg.AckWait, MaxDeliver: -1, MaxAckPending: q.cfg.MaxAckPending}
 		if _, err := q.js.CreateOrUpdateConsumer(ctx, StreamJobs, c); err != nil {
 			return fmt.Errorf("queue: set up consumer %s: %w", c.Durable, away(err))
+		}
+	}
+	return nil
+}
+
+// DropBase deletes the consumers of a base that nothing waits for. SetupBase makes them again.
+func (q *Queue) DropBase(ctx context.Context, b string) error {
+	for _, l := range Lanes {
+		err := q.js.DeleteConsumer(ctx, StreamJobs, Durable(l, b))
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return fmt.Errorf("queue: drop consumer %s: %w", Durable(l, b), away(err))
 		}
 	}
 	return nil

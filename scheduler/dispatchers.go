@@ -53,7 +53,25 @@ func (s *Scheduler) dispatch(ctx context.Context) error {
 	return nil
 }
 
+// dispatchBase dispatches until ctx ends, or the base is retired.
 func (s *Scheduler) dispatchBase(ctx context.Context, b string) {
+	work, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	orphan := false
+	wg.Go(func() {
+		if orphan = s.awaitOrphan(work, b); orphan {
+			stop()
+		}
+	})
+	s.runDispatcher(work, b)
+	stop()
+	wg.Wait()
+	if orphan && ctx.Err() == nil {
+		s.retire(ctx, b)
+	}
+}
+
+func (s *Scheduler) runDispatcher(ctx context.Context, b string) {
 	s.cfg.Log.Info().Str("base", b).Msg("dispatching")
 	d := newDispatcher(b, s.cfg.Queue, s.cfg.Results, s.fleet, s.tenants(), s.batches, s.cfg.Log)
 	if err := d.run(ctx); err != nil && ctx.Err() == nil {

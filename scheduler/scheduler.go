@@ -64,6 +64,8 @@ type Scheduler struct {
 	batches *batchRoad
 	// leaseTTL is how long others wait for this one after its death.
 	leaseTTL time.Duration
+	// retireEvery is how often a dispatcher asks whether it is still needed.
+	retireEvery time.Duration
 }
 
 // Lines reads what stands in batches' lines, as the API reads requests.
@@ -80,7 +82,7 @@ func New(c Config) (*Scheduler, error) {
 		host, _ := os.Hostname()
 		c.Instance = cmp.Or(host, "scheduler") + queue.NewID("-")
 	}
-	s := &Scheduler{cfg: c, leaseTTL: leaseTTL}
+	s := &Scheduler{cfg: c, leaseTTL: leaseTTL, retireEvery: retireEvery}
 	if c.Batches != nil {
 		if c.Lines == nil {
 			return nil, errors.New("scheduler: Batches need Lines")
