@@ -104,7 +104,7 @@ func TestChannelAnswers(t *testing.T) {
 	const answer = thinks + next + "<|channel|>commentary to=functions.look" + looks
 	ids := v.tokenize(answer, false)
 	r := chat("Look.", 0)
-	u := newRun(t.Context(), r, []int32{1}, 2048, false, e.work)
+	u := newRun(t.Context(), r, []int32{1}, 2048, false)
 	var got engine.Choice
 	emit := p.emitter(1, func(c engine.Chunk) {
 		got.Text, got.Reasoning, got.Finish = got.Text+c.Text, got.Reasoning+c.Reasoning, c.Finish

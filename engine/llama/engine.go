@@ -110,6 +110,8 @@ type Config struct {
 
 	cool  int  // idle cells that are kept though they could be in host memory; 0: all
 	apart bool // prompts and answers have calls of their own where nobody watches
+
+	drawers int // goroutines that draw; less than 1: one does
 }
 
 // Engine runs one model. It is an engine.Engine.
@@ -165,10 +167,12 @@ func Open(c Config) (*Engine, error) {
 func (c *Config) setDefaults(dev device) {
 	slots, rows, target := 8, 128, time.Second
 	c.cool, c.apart = 256, true
+	c.drawers = min(drawers, runtime.GOMAXPROCS(0)-c.Threads+1) // between two calls the threads of ggml spin, but one
 	if dev.accelerated() {
 		c.Cores = ""
 		slots, rows, target = 64, 512, 150*time.Millisecond
 		c.cool, c.apart = 0, false
+		c.drawers = min(drawers, runtime.GOMAXPROCS(0))
 	}
 	c.Slots = min(cmp.Or(max(c.Slots, 0), slots), maxSlots)
 	if c.Context <= 0 {
@@ -215,7 +219,7 @@ func start(c Config, m *model, device string, files *coreFiles) *Engine {
 
 // open starts a loop on a context.
 func (e *Engine) open(c Config, m *model) *lane {
-	l := &lane{newLoop(c, m, m.vocab, m.cells, m.branches), &scratch{}}
+	l := &lane{newLoop(c, m, m.vocab, m.cells, m.branches)}
 	l.loop.gate = &e.gate
 	if m == e.model {
 		l.loop.texts = &embedder{open: m.newEmbedContext, rack: &l.loop.rack}
@@ -266,7 +270,7 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 	if err != nil {
 		return nil, err
 	}
-	u, err := e.begin(ctx, r, job, emit != nil, l.work)
+	u, err := e.begin(ctx, r, job, emit != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -294,26 +298,26 @@ func (e *Engine) finish(u *run, job prepared, c *engine.Completion) error {
 }
 
 // begin makes a run, at its beginning or where an earlier one of the same request stood.
-func (e *Engine) begin(ctx context.Context, r *engine.Request, job prepared, stream bool, work *scratch) (*run, error) {
+func (e *Engine) begin(ctx context.Context, r *engine.Request, job prepared, stream bool) (*run, error) {
 	e.native.RLock() // grammars read the vocabulary
 	defer e.native.RUnlock()
 	if e.closed {
 		return nil, errClosed()
 	}
-	u, err := e.fresh(ctx, r, job, stream, work)
+	u, err := e.fresh(ctx, r, job, stream)
 	if err != nil || r.Resume == nil || u.replay(r.Resume, e.model.vocab) {
 		return u, err
 	}
 	u.free()
-	return e.fresh(ctx, r, job, stream, work)
+	return e.fresh(ctx, r, job, stream)
 }
 
-func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, stream bool, work *scratch) (*run, error) {
+func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, stream bool) (*run, error) {
 	grammars, err := e.shelf.copies(job.form, r.Sampling.N)
 	if err != nil {
 		return nil, err
 	}
-	u := newRun(ctx, r, job.prompt, e.limit, stream, work)
+	u := newRun(ctx, r, job.prompt, e.limit, stream)
 	u.adapter = job.adapter
 	u.hold(grammars)
 	for _, s := range u.seqs {

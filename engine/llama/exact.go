@@ -27,11 +27,8 @@ type exactLane struct {
 	shut  bool
 }
 
-// lane is a loop, with the room that its samplers share.
-type lane struct {
-	loop *loop
-	work *scratch
-}
+// lane is a loop.
+type lane struct{ loop *loop }
 
 // laneFor is where a request is computed.
 func (e *Engine) laneFor(r *engine.Request) (*lane, error) {

@@ -19,7 +19,7 @@ func wish(t *testing.T, e *Engine, r *engine.Request, text string, change func(*
 		t.Fatal(err)
 	}
 	change(&p)
-	u, err := e.fresh(t.Context(), r, p, false, e.work)
+	u, err := e.fresh(t.Context(), r, p, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestOneCall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u, err := e.fresh(t.Context(), r, p, false, e.work)
+		u, err := e.fresh(t.Context(), r, p, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -141,7 +141,7 @@ func drawRandomly(t *testing.T, e *Engine, f *form, seed uint64) (text string, w
 	}
 	defer gs[0].free()
 	v := e.model.vocab
-	p := newSampler(engine.Sampling{Temperature: 1, TopP: 1, N: 1, Seed: seed}, 0, nil, &scratch{})
+	p := newSampler(engine.Sampling{Temperature: 1, TopP: 1, N: 1, Seed: seed}, 0, nil)
 	p.grammar = gs[0]
 	row := make([]float32, v.size)
 	var b []byte
@@ -387,7 +387,7 @@ func TestSecondDraw(t *testing.T) {
 	row := slices.Repeat([]float32{negInf}, v.size)
 	a, b, c := v.tokenize("1", false)[0], v.tokenize("2", false)[0], v.tokenize("x", false)[0]
 	row[a], row[b], row[c] = 0, 0, 0.7
-	p := newSampler(engine.Sampling{Temperature: 1, TopP: 1, N: 1}, 0, nil, &scratch{})
+	p := newSampler(engine.Sampling{Temperature: 1, TopP: 1, N: 1}, 0, nil)
 	count := map[int32]int{}
 	const n = 2000
 	for i := range n {

@@ -95,6 +95,7 @@ type loop struct {
 	finished []*sequence // in this step
 	ended    []ending    // in this step
 	fresh    []*run      // with chunks put out in this step
+	scratch  []*scratch  // one for each goroutine that draws
 	stats    Stats
 	gauge    gauge
 	patience time.Duration // how long a step waits for first chunks to be shown
@@ -110,7 +111,7 @@ type loop struct {
 	stopped  chan struct{}
 }
 
-// newLoop takes Slots, Rows, StepTarget, IdleCells and NoShare from c, and as many cells as dev has.
+// newLoop takes Slots, Rows, StepTarget, IdleCells, NoShare and what follows from the device from c, and as many cells as dev has.
 func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 	observe := c.Observe
 	if observe == nil {
@@ -124,8 +125,9 @@ func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 		dev: dev, gate: new(sync.Mutex), vocab: v, rows: max(c.Rows, c.Slots), noShare: c.NoShare, observe: observe,
 		rack: rack{dev: dev, most: c.AdapterBytes},
 		pace: pace{target: c.StepTarget, stretch: c.Stretch, apart: c.apart}, turns: turns{tenure: c.Tenure},
-		cache: newCache(dev, c.Slots, cells, idle, c.cool, coldBytes, branches),
-		cells: cells, slots: c.Slots, patience: patience, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+		cache:   newCache(dev, c.Slots, cells, idle, c.cool, coldBytes, branches),
+		scratch: scratches(c.drawers),
+		cells:   cells, slots: c.Slots, patience: patience, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 }
 
@@ -510,21 +512,6 @@ func (l *loop) fail(u *run, code int32) {
 	l.end(u, engine.Errorf(engine.Internal, "", "", "llama.cpp can't compute this request: %s", l.dev.why(code)))
 }
 
-// harvest notes what was computed and draws a token for each output row.
-func (l *loop) harvest(rows []row) {
-	for i, r := range rows {
-		if r.seq.slot < 0 {
-			continue // its run ended within this call
-		}
-		l.cache.computed(r.seq, r.token)
-		if !r.output {
-			continue
-		}
-		l.fork(r.seq.run)
-		l.draw(r.seq, l.dev.logits(i))
-	}
-}
-
 // fork starts the other answers to a request when its prompt is in the cache, before the first answer can end.
 func (l *loop) fork(u *run) {
 	if u.forked {
@@ -536,26 +523,6 @@ func (l *loop) fork(u *run) {
 		rest = rest[1:]
 	}
 	l.waiting = slices.Insert(l.waiting, 0, rest...)
-}
-
-// draw takes the next token of an answer.
-func (l *loop) draw(s *sequence, row []float32) {
-	if len(row) < l.vocab.size {
-		l.end(s.run, engine.Errorf(engine.Internal, "", "", "llama.cpp computed no logits"))
-		return
-	}
-	id, ok := s.sampler.next(row, s.drawn, l.vocab.eog)
-	if !ok {
-		l.end(s.run, s.sampler.exhausted())
-		return
-	}
-	l.count(s.run)
-	var lp *engine.Logprob
-	if s.sampler.Logprobs && !l.vocab.end[id] {
-		lp = l.vocab.logprob(row, id, s.sampler.TopLogprobs)
-	}
-	l.put(s, s.accept(l.vocab, id, lp))
-	s.run.save(true)
 }
 
 func (l *loop) count(u *run) {

@@ -183,7 +183,7 @@ func (w *world) count(ctx context.Context, id string, n, answers int, prompt ...
 
 func counting(ctx context.Context, id string, n, answers int, prompt ...int32) *run {
 	r := &engine.Request{ID: id, Sampling: engine.Sampling{N: answers, MaxTokens: n}}
-	return newRun(ctx, r, prompt, 1000, false, &scratch{})
+	return newRun(ctx, r, prompt, 1000, false)
 }
 
 func after(last, n int) string {

@@ -28,7 +28,7 @@ func newStand(t *testing.T, c Config, cells int, fail func(int, []row) int32) *s
 // tenant's request for n numbers after the prompt's.
 func (s *stand) ask(ctx context.Context, tenant string, n, answers int, prompt []int32) *run {
 	r := &engine.Request{ID: tenant, Scope: tenant, Sampling: engine.Sampling{N: answers, MaxTokens: n}}
-	u := newRun(ctx, r, prompt, s.cells, false, &scratch{})
+	u := newRun(ctx, r, prompt, s.cells, false)
 	if err := s.submit(u); err != nil {
 		s.t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestNeverAcrossTenants(t *testing.T) {
 		}
 	}
 	a, b := &engine.Request{}, &engine.Request{Model: engine.Model{Adapter: "x"}}
-	if newRun(t.Context(), a, nil, 1, false, nil).scope == newRun(t.Context(), b, nil, 1, false, nil).scope {
+	if newRun(t.Context(), a, nil, 1, false).scope == newRun(t.Context(), b, nil, 1, false).scope {
 		t.Error("an adapter shares with the base")
 	}
 }

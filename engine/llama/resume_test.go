@@ -80,7 +80,7 @@ func TestLoopResumes(t *testing.T) {
 // answer runs a request from where an earlier run stood, streamed: the pieces must make the answer.
 func (w *world) answer(t *testing.T, s engine.Sampling, from *engine.Resume) (*run, *engine.Completion) {
 	t.Helper()
-	u := newRun(t.Context(), &engine.Request{ID: "r", Sampling: s}, []int32{7, 8, 9}, 1000, true, &scratch{})
+	u := newRun(t.Context(), &engine.Request{ID: "r", Sampling: s}, []int32{7, 8, 9}, 1000, true)
 	if from != nil && !u.replay(overWire(t, from), w.vocab) {
 		t.Fatalf("%+v is no beginning", from)
 	}
@@ -179,7 +179,7 @@ func TestResumesNothingForeign(t *testing.T) {
 		"too long":          {Choices: []engine.Partial{{Tokens: make([]int32, 31)}}},
 		"log-probabilities": {Choices: []engine.Partial{{Tokens: []int32{1, 2}, Logprobs: make([]engine.Logprob, 1)}}},
 	} {
-		u := newRun(t.Context(), &engine.Request{Sampling: engine.Sampling{N: 1, MaxTokens: 30, Logprobs: true}}, []int32{7}, 1000, true, &scratch{})
+		u := newRun(t.Context(), &engine.Request{Sampling: engine.Sampling{N: 1, MaxTokens: 30, Logprobs: true}}, []int32{7}, 1000, true)
 		for i := range r.Choices {
 			if c := &r.Choices[i]; len(c.Tokens) == 31 {
 				c.Logprobs = make([]engine.Logprob, 31)
@@ -289,7 +289,7 @@ func FuzzResume(f *testing.F) {
 		if stop != "" {
 			s.Stop = []string{stop}
 		}
-		u := newRun(t.Context(), &engine.Request{Sampling: s}, []int32{7}, 1000, true, &scratch{})
+		u := newRun(t.Context(), &engine.Request{Sampling: s}, []int32{7}, 1000, true)
 		if !u.replay(r, bytewise()) {
 			return
 		}

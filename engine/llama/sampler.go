@@ -19,11 +19,11 @@ type sampler struct {
 	counts map[int32]int      // tokens of the answer; nil unless a penalty is on
 	// grammar is what the answer must keep to; nil lets anything through.
 	grammar *grammar
-	gate    *gate // nil: grammar holds throughout
-	work    *scratch
+	gate    *gate    // nil: grammar holds throughout
+	work    *scratch // of who draws
 }
 
-// scratch is the room that samplers of one loop share: some rows of the vocabulary.
+// scratch is the room that samplers share which draw one after the other: some rows of the vocabulary.
 type scratch struct {
 	logits []float32
 	cands  []candidate
@@ -36,8 +36,8 @@ type candidate struct {
 	weight float64
 }
 
-func newSampler(s engine.Sampling, choice int, prompt []int32, work *scratch) *sampler {
-	p := &sampler{Sampling: s, seed: s.Seed + uint64(choice), work: work}
+func newSampler(s engine.Sampling, choice int, prompt []int32) *sampler {
+	p := &sampler{Sampling: s, seed: s.Seed + uint64(choice), work: &scratch{}}
 	if p.repeats() {
 		p.prompt = make(map[int32]struct{}, len(prompt))
 		for _, id := range prompt {
@@ -313,12 +313,24 @@ func pick(c []candidate, u float64) int32 {
 
 var negInf = float32(math.Inf(-1))
 
-// argmax is the id of the largest logit, the lowest id among equals; -1 when none is a finite number.
+// argmax is the id of the largest logit, the lowest id among equals; -1 when none is a finite number. It looks at eight
+// at a time, since hardly any are larger than all before them: in half the time of one by one.
 func argmax(row []float32) int32 {
-	best, at := negInf, -1
-	for i, x := range row {
-		if x > best {
-			best, at = x, i
+	best, at, i := negInf, -1, 0
+	for ; i+8 <= len(row); i += 8 {
+		r := row[i : i+8 : i+8]
+		if !(r[0] > best || r[1] > best || r[2] > best || r[3] > best || r[4] > best || r[5] > best || r[6] > best || r[7] > best) {
+			continue
+		}
+		for k, x := range r {
+			if x > best {
+				best, at = x, i+k
+			}
+		}
+	}
+	for ; i < len(row); i++ {
+		if row[i] > best {
+			best, at = row[i], i
 		}
 	}
 	if math.IsInf(float64(best), 1) {

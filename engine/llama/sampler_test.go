@@ -32,7 +32,7 @@ func TestArgmax(t *testing.T) {
 }
 
 func draws(s engine.Sampling, row []float32, eog []int32, n int) map[int32]int {
-	p := newSampler(s, 0, []int32{3}, &scratch{})
+	p := newSampler(s, 0, []int32{3})
 	got := map[int32]int{}
 	for i := range n {
 		id, ok := p.next(row, i, eog)
@@ -146,13 +146,13 @@ func TestSameDrawEverywhere(t *testing.T) {
 	}
 	s := engine.Sampling{Temperature: 1, TopP: 0.9, Seed: 5}
 	var want []int32
-	p := newSampler(s, 2, nil, &scratch{})
+	p := newSampler(s, 2, nil)
 	for i := range 20 {
 		id, _ := p.next(row, i, nil)
 		want = append(want, id)
 	}
 	s.Seed = 7 // answer 2 of seed 5
-	q := newSampler(s, 0, nil, &scratch{})
+	q := newSampler(s, 0, nil)
 	for i := range want {
 		if id, _ := q.next(row, i, nil); id != want[i] {
 			t.Fatalf("draw %d is %d, want %d", i, id, want[i])
@@ -209,7 +209,7 @@ func BenchmarkSampler(b *testing.B) {
 		"penalty": {FrequencyPenalty: 0.5},
 	} {
 		b.Run(name, func(b *testing.B) {
-			p := newSampler(s, 0, nil, &scratch{})
+			p := newSampler(s, 0, nil)
 			for i := 0; b.Loop(); i++ {
 				p.next(row, i, nil)
 			}

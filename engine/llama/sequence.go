@@ -53,7 +53,7 @@ type sequence struct {
 	faults   int // calls that failed and took its cells
 }
 
-func newRun(ctx context.Context, r *engine.Request, prompt []int32, limit int, stream bool, work *scratch) *run {
+func newRun(ctx context.Context, r *engine.Request, prompt []int32, limit int, stream bool) *run {
 	u := &run{ctx: ctx, request: r, prompt: prompt, most: limit - len(prompt), open: r.Sampling.N, outbox: newOutbox(stream)}
 	if n := r.Sampling.MaxTokens; n > 0 {
 		u.most = min(u.most, n)
@@ -63,7 +63,7 @@ func newRun(ctx context.Context, r *engine.Request, prompt []int32, limit int, s
 	for i := range r.Sampling.N {
 		u.seqs = append(u.seqs, &sequence{
 			run: u, choice: i, slot: -1, tokens: append(make([]int32, 0, len(prompt)+min(u.most, 1024)), prompt...),
-			sampler: newSampler(r.Sampling, i, prompt, work), text: text{stops: r.Sampling.Stop},
+			sampler: newSampler(r.Sampling, i, prompt), text: text{stops: r.Sampling.Stop},
 		})
 	}
 	return u
