@@ -49,7 +49,7 @@ type Config struct {
 	Context   int           `yaml:"context" env:"CONTEXT" for:"up worker" doc:"longest prompt and answer together, in tokens; 0: the model's own, within the engine's bound"`
 	Rows      int           `yaml:"rows" env:"ROWS" for:"up worker" doc:"most tokens that llama computes in one call; 0: 128 on a CPU (with more than 63 an answer's last bits change with its neighbours), 512 on a GPU"`
 	Pause     time.Duration `yaml:"pause" env:"PAUSE" for:"up worker" doc:"how long answers that nobody watches may pause while llama computes prompts; longer makes calls fuller; 0: 1s on a CPU, 150ms on a GPU"`
-	Stretch   float64       `yaml:"stretch" env:"STRETCH" for:"up worker" doc:"how many times as long as usual a step of llama may take for a piece of a prompt, beside an answer that is streamed or nearly due; less is steadier, and the prompt comes later; 0: 2"`
+	Stretch   float64       `yaml:"stretch" env:"STRETCH" for:"up worker" doc:"how many times as far apart as usual the tokens of an answer that is streamed or nearly due may come while llama computes a prompt; less is steadier, and the prompt comes later; 0: 2"`
 	Tenure    time.Duration `yaml:"tenure" env:"TENURE" for:"up worker" doc:"how long waiting requests of one adapter go before those of others; 0: 10s"`
 	KVType    string        `yaml:"kv_type" env:"KV_TYPE" for:"up worker" doc:"numbers of llama's KV cache: f16, or q8_0 in half the memory; empty: f16"`
 	Flash     bool          `yaml:"flash_attention" env:"FLASH_ATTENTION" for:"up worker" doc:"compute llama's attention the short way"`

@@ -101,7 +101,7 @@ func parse(args []string, stderr io.Writer) (c llama.Config, fd int, version boo
 	f.IntVar(&c.Context, "context", 0, "tokens in the KV cache, for all sequences (default 8192 on a CPU; on a GPU 2048 a slot, within half of the memory that the weights leave)")
 	f.IntVar(&c.Rows, "rows", 0, "most tokens of one native call (default 128 on a CPU, 512 on a GPU)")
 	f.DurationVar(&c.StepTarget, "pause", 0, "how long answers that nobody watches may pause for prompts (default 1s on a CPU, 150ms on a GPU)")
-	f.Float64Var(&c.Stretch, "stretch", 0, "how many times as long a step with a piece of a prompt may take as one without, beside answers that are watched (default 2)")
+	f.Float64Var(&c.Stretch, "stretch", 0, "how many times as far apart as usual the tokens of a watched answer may come while a prompt is computed (default 2)")
 	f.DurationVar(&c.Tenure, "tenure", 0, "how long waiting requests of one adapter go before those of others (default 10s)")
 	f.StringVar(&c.KVType, "kv-type", "", "`type` of the KV cache: f16 or q8_0 (default f16)")
 	f.BoolVar(&c.NoFlash, "no-flash", false, "no flash attention")

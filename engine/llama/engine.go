@@ -70,9 +70,10 @@ type Config struct {
 	// both share. 0: 1 s on a CPU, 150 ms on an accelerator; negative: Rows is the only bound.
 	StepTarget time.Duration
 	// Stretch bounds the pause where somebody watches: an answer is streamed, or its deadline is near. It is how many times
-	// as long a step with a piece of a prompt may take as one without. Less makes answers steadier, and the prompt later:
-	// near 1 it takes for ever. A prompt whose own answer is watched gets twice the piece. 0: 2; negative: it makes no
-	// difference whether anybody watches.
+	// as far apart as usual its tokens may come while a prompt is computed. Less makes answers steadier, and the prompt later:
+	// near 1 it takes for ever. A prompt whose own answer is watched gets twice the time. On a CPU tokens are held back
+	// meanwhile, so that there are some to show during a call for the prompt alone: by as long as it takes, StepTarget at
+	// most; what is held when an answer ends is shown at once. 0: 2; negative: it makes no difference whether anybody watches.
 	Stretch float64
 	// Tenure is how long waiting requests of one adapter go before those of others, and those before others whose
 	// prompts' beginnings are at hand: fuller calls, for a longer wait. Where a request of another adapter is urgent it is
@@ -109,7 +110,7 @@ type Config struct {
 	Log zerolog.Logger
 
 	cool  int  // idle cells that are kept though they could be in host memory; 0: all
-	apart bool // prompts and answers have calls of their own where nobody watches
+	apart bool // prompts and answers have calls of their own
 
 	drawers int // goroutines that draw; less than 1: one does
 }
@@ -518,6 +519,6 @@ func (e *Engine) echo(u *run) {
 	}
 	for _, s := range u.seqs {
 		s.text.done.WriteString(prompt)
-		u.outbox.put(engine.Chunk{Index: s.choice, Text: prompt})
+		u.outbox.put(engine.Chunk{Index: s.choice, Text: prompt}, time.Time{})
 	}
 }

@@ -261,7 +261,7 @@ func (l *loop) step() {
 		l.decode(rows)
 	}
 	took := time.Since(begun)
-	l.pace.note(len(rows), ready, took)
+	l.pace.note(len(rows), ready, meanDepth(rows[min(ready, len(rows)):]), took)
 	l.charge(rows, took)
 	l.settle()
 	l.pack()
@@ -288,6 +288,7 @@ func (l *loop) plan(mine []*sequence, now time.Time) (rows []row, ready int) {
 		d.prompt += s.pending()
 		d.hurried = d.hurried || s.run.urgent(now)
 	}
+	d.depth = meanDepth(fill(nil, prompts, fullCall))
 	var alone bool
 	if l.limit, alone = l.pace.share(d, l.rows); alone {
 		draw = nil
@@ -538,6 +539,7 @@ func (l *loop) put(s *sequence, p piece) {
 	if s.finish != "" {
 		l.finished = append(l.finished, s)
 	}
+	s.due = l.pace.due(s.due, time.Now())
 	if s.finish == "" && p.empty() {
 		return
 	}

@@ -8,12 +8,15 @@ import (
 // pace divides steps between those who draw and prompts. It learns what steps and rows cost as they go, since that
 // differs a hundredfold between devices and models.
 //
-//   - Where somebody watches, each step has a token of each answer and a small piece of a prompt: it takes at most stretch
-//     times as long as one without. So answers go on steadily, and the prompt comes late.
-//   - Where nobody does, prompts have calls of their own on a CPU (apart): llama.cpp's attention computes calls of at
-//     least fullCall rows in blocks, in half the time of smaller ones where there are some hundred cells to look at; but
-//     then all rows of a block look at what any of them does, which answers of other sequences would spoil. And once all
-//     prompts are there, all slots draw in each step. Who draws waits no longer than about target for that.
+//   - On a CPU (apart) prompts have calls of their own: llama.cpp's attention computes calls of at least fullCall rows in
+//     blocks, in half the time of smaller ones where there are some hundred cells to look at, and in a third where there
+//     are a thousand; but then all rows of a block look at what any of them does, which answers of other sequences would
+//     spoil. And once all prompts are there, all slots draw in each step. Who draws waits no longer than about target.
+//   - Where somebody watches, that wait is hidden (credit): tokens are drawn as fast as ever, but shown so far apart as
+//     stretch allows, and a call of prompts is made as soon as enough of them are in hand to be shown meanwhile. So answers
+//     go on steadily, some tenths of a second late.
+//   - What is too little for a call of its own, or takes too long to be hidden, comes in small pieces beside the answers. A
+//     step with one takes at most stretch times as long as one without, unless the least piece takes more.
 //   - On an accelerator both share each step, of about target at most. Beside watched answers a step has one of few sizes
 //     (fit), since CUDA's graph of it is captured anew when the size changes, which takes as long as the step.
 type pace struct {
@@ -24,6 +27,11 @@ type pace struct {
 	row   float64         // seconds of a prompt's token in a call without answers, smoothed; 0: not known yet
 	piece float64         // the same beside answers
 	calm  map[int]float64 // seconds of a step without a prompt, smoothed, by how many draw
+	depth depth           // what a prompt's token takes in a full call, by how much is before it
+
+	hidden bool    // the last step was planned so that a call of prompts is hidden from who watches
+	credit float64 // seconds for which they have tokens in hand
+	gap    float64 // seconds between two tokens that they are shown, at least
 
 	sizes map[int]float64 // an accelerator's seconds of a step with answers and a prompt, smoothed, by its rows
 	last  int             // rows of the step before
@@ -41,6 +49,8 @@ const (
 	fullCall = 64
 	// longStep bounds a step in which nobody draws: how long a cancel or a newcomer waits.
 	longStep = time.Second
+	// spare is how much more than a call is expected to take is held in hand before it is made.
+	spare = 1.1
 	// margin is the part of what is allowed beside watched answers that is aimed at: steps vary.
 	margin = 0.8
 	// leastFit is the least size of an accelerator's step beside watched answers; others are twice, four times… as large.
@@ -60,16 +70,22 @@ type demand struct {
 	watched bool          // somebody looks at one of the answers that are drawn as it comes, or it must hurry
 	hurried bool          // the same of a prompt's
 	waited  time.Duration // since those who draw last did
+	depth   float64       // mean position of the prompts' next tokens, of a full call
 }
 
 // share is how many rows the next step may have, of most, and whether they are for prompts alone. Those who draw have one
 // each, before all, where it says no.
 func (p *pace) share(d demand, most int) (limit int, alone bool) {
+	p.begin(d, most)
 	switch {
 	case p.target <= 0:
 		return most, false
 	case d.drawing == 0:
 		return p.full(longStep, most), false
+	case p.hidden && p.credit < spare*p.call(d):
+		return d.drawing, false
+	case p.hidden:
+		return min(most, part(d)), true
 	case p.stretch > 0 && d.watched && p.apart:
 		return p.bounded(blocks(d.drawing, p.watched(d)), most), false
 	case p.stretch > 0 && d.watched:
@@ -81,6 +97,35 @@ func (p *pace) share(d demand, most int) (limit int, alone bool) {
 	}
 	n := p.rows(p.target.Seconds()-p.without(d.drawing), cmp.Or(p.piece, p.row), most)
 	return p.bounded(d.drawing+max(leastPiece, n), most), false
+}
+
+// begin decides whether the next calls of prompts are hidden: where somebody watches, and tokens can be held back for as
+// long as one takes. Where there is nothing to hide any more, what was held back is shown twice as fast as it was drawn.
+func (p *pace) begin(d demand, most int) {
+	calm, call := p.without(d.drawing), p.call(d)
+	p.hidden = p.apart && p.stretch > 0 && d.watched && d.prompt >= fullCall && most >= fullCall &&
+		calm > 0 && p.longer(d) > 0 && call > 0 && call < p.target.Seconds()
+	switch {
+	case p.hidden:
+		p.gap = calm + p.longer(d)
+	case p.apart && p.stretch > 0:
+		p.gap, p.credit = calm/2, 0
+	}
+}
+
+// part is how many tokens of prompts a hidden call has: the fewest that are computed in blocks, and none are left that
+// would not be.
+func part(d demand) int {
+	if d.prompt < 2*fullCall {
+		return d.prompt
+	}
+	return fullCall
+}
+
+// call is how many seconds a hidden call takes; before there was one, as long as a smaller one by its rows; 0: that is not
+// known either.
+func (p *pace) call(d demand) float64 {
+	return float64(part(d)) * cmp.Or(p.depth.row(d.depth), p.row, p.piece)
 }
 
 // full is the rows of a call without answers.
@@ -158,8 +203,15 @@ func (p *pace) without(drawing int) float64 {
 
 func distance(a, b int) int { return max(a-b, b-a) }
 
-// note learns from a step that computed rows, among them drawing ones.
-func (p *pace) note(rows, drawing int, took time.Duration) {
+// note learns from a step that computed rows, among them drawing ones. depth is the mean position of the others.
+func (p *pace) note(rows, drawing int, depth float64, took time.Duration) {
+	if p.hidden && rows > 0 {
+		earned := 0.0
+		if drawing > 0 {
+			earned = p.gap
+		}
+		p.credit = max(0, p.credit+earned-took.Seconds())
+	}
 	steady := p.steady(rows)
 	if steady && drawing > 0 && rows > drawing {
 		p.noteSize(rows, took)
@@ -175,10 +227,15 @@ func (p *pace) note(rows, drawing int, took time.Duration) {
 		p.calm[drawing] = smooth(p.calm[drawing], took.Seconds())
 	case drawing == 0 && rows >= leastPiece:
 		p.row = smooth(p.row, took.Seconds()/float64(rows))
+		if rows >= fullCall {
+			p.depth.learn(depth, took.Seconds()/float64(rows))
+		}
 	case drawing > 0:
 		// What those who draw take is known only roughly. A piece costs a part of the step in any case.
 		whole := took.Seconds()
-		p.piece = smooth(p.piece, max((whole-p.without(drawing))/float64(piece), whole/float64(2*rows)))
+		each := max((whole-p.without(drawing))/float64(piece), whole/float64(2*rows))
+		p.piece = smooth(p.piece, each)
+		p.depth.atMost(depth, each)
 	}
 }
 
@@ -207,6 +264,18 @@ func smooth(mean, x float64) float64 {
 		return x
 	}
 	return mean + smoothing*(x-mean)
+}
+
+// due is when a token is shown that is drawn now, behind one that was due then.
+func (p *pace) due(then, now time.Time) time.Time {
+	due := then.Add(time.Duration(p.gap * float64(time.Second)))
+	if latest := now.Add(p.target); due.After(latest) {
+		due = latest
+	}
+	if due.Before(now) {
+		return now
+	}
+	return due
 }
 
 // drawing is the sequences that need one row each.

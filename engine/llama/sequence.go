@@ -45,6 +45,7 @@ type sequence struct {
 	high    bool      // its cells are to be moved to lower ones
 	drawn   int       // tokens of the answer
 	drew    time.Time // when the newest of them was asked for; zero: none
+	due     time.Time // when the newest of them is shown
 	sampler *sampler
 	text    text
 	finish  engine.Finish
@@ -101,7 +102,7 @@ func (s *sequence) accept(v *vocab, id int32, lp *engine.Logprob) (p piece) {
 
 // put shows a piece of an answer.
 func (s *sequence) put(p piece) {
-	s.run.outbox.put(engine.Chunk{Index: s.choice, Text: p.text, Logprobs: p.logprobs, Finish: s.finish})
+	s.run.outbox.put(engine.Chunk{Index: s.choice, Text: p.text, Logprobs: p.logprobs, Finish: s.finish}, s.due)
 }
 
 // pending is how many tokens are to be computed before the next can be drawn.
@@ -126,6 +127,7 @@ type outbox struct {
 	stream bool // chunks are wanted
 	wake   chan struct{}
 	shown  chan struct{} // closed when the first chunk has been emitted
+	over   chan struct{} // closed by end
 
 	mu    sync.Mutex
 	ready parcel
@@ -133,22 +135,28 @@ type outbox struct {
 
 // parcel is what an outbox holds at one moment.
 type parcel struct {
-	chunks []engine.Chunk
+	chunks []chunk
 	saved  *engine.Resume // the newest, after chunks; nil if it was taken
 	ended  bool
 	err    error
 }
 
-func newOutbox(stream bool) outbox {
-	return outbox{stream: stream, wake: make(chan struct{}, 1), shown: make(chan struct{})}
+// chunk is one that is not to be emitted before it is due, unless the run has ended.
+type chunk struct {
+	engine.Chunk
+	due time.Time
 }
 
-func (o *outbox) put(c engine.Chunk) {
+func newOutbox(stream bool) outbox {
+	return outbox{stream: stream, wake: make(chan struct{}, 1), shown: make(chan struct{}), over: make(chan struct{})}
+}
+
+func (o *outbox) put(c engine.Chunk, due time.Time) {
 	if !o.stream {
 		return
 	}
 	o.mu.Lock()
-	o.ready.chunks = append(o.ready.chunks, c)
+	o.ready.chunks = append(o.ready.chunks, chunk{c, due})
 	o.mu.Unlock()
 	o.signal()
 }
@@ -166,6 +174,7 @@ func (o *outbox) end(err error) {
 	o.mu.Lock()
 	o.ready.ended, o.ready.err = true, err
 	o.mu.Unlock()
+	close(o.over)
 	o.signal()
 }
 
@@ -200,7 +209,8 @@ func (u *run) wait(emit func(engine.Chunk)) (*engine.Completion, error) {
 		}
 		p := u.outbox.take()
 		for _, c := range p.chunks {
-			emit(c)
+			u.await(c.due)
+			emit(c.Chunk)
 			if first {
 				first = false
 				close(u.outbox.shown)
@@ -215,6 +225,21 @@ func (u *run) wait(emit func(engine.Chunk)) (*engine.Completion, error) {
 		if p.ended {
 			return u.completion(), nil
 		}
+	}
+}
+
+// await waits until then, unless the run ends or is given up before.
+func (u *run) await(until time.Time) {
+	wait := time.Until(until)
+	if wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-u.outbox.over:
+	case <-u.ctx.Done():
 	}
 }
 
