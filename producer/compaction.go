@@ -88,8 +88,13 @@ func readCompaction(m *object, it *inputItem, v vault) {
 	}
 }
 
-// maxSummary bounds a summary, in tokens: what takes longer to say is no shorter than what was said.
-const maxSummary = 1024
+// A summary has at most maxSummary tokens, and no more than what was said has, of which one has about bytesOfToken: a
+// small model would go on and on. Fewer than leastSummary say nothing.
+const (
+	maxSummary   = 1024
+	leastSummary = 64
+	bytesOfToken = 4
+)
 
 // readCompact reads the body of POST /v1/responses/compact. The summary is drawn at temperature 0, so that the same
 // conversation has the same one, and the cache may have it.
@@ -102,7 +107,7 @@ func readCompact(body []byte, l limits) (*order, error) {
 		return nil, err
 	}
 	d := &order{endpoint: queue.Compact, request: engine.Request{Kind: engine.Chat, Sampling: defaults()}, response: &responseWish{echo: result.NewResponseEcho(), compact: true}}
-	d.request.Sampling.Temperature, d.request.Sampling.MaxTokens = 0, maxSummary
+	d.request.Sampling.Temperature = 0
 	if _, given := o.fields["model"]; !given { // null is the server's choice, as the SDKs have it
 		o.missing("model")
 	}
@@ -128,15 +133,15 @@ const (
 	summaryLead = "Summary of the conversation so far:\n"
 )
 
-// summaryPrompt asks for a summary in one message that holds the conversation as a script: models' templates differ in
+// wishSummary asks for a summary in one message that holds the conversation as a script: models' templates differ in
 // which roles they know, and in which order.
-func summaryPrompt(instructions *string, items []inputItem) json.RawMessage {
+func wishSummary(r *engine.Request, instructions *string, items []inputItem) {
 	var script strings.Builder
-	script.WriteString(summaryWish)
 	for _, it := range items {
 		script.WriteString(scriptLine(it))
 	}
-	return messagesOf(instructions, []inputItem{said("user", script.String())})
+	r.Messages = messagesOf(instructions, []inputItem{said("user", summaryWish+script.String())})
+	r.Sampling.MaxTokens = min(max(script.Len()/bytesOfToken, leastSummary), maxSummary)
 }
 
 func scriptLine(it inputItem) string {

@@ -60,7 +60,7 @@ func TestCompaction(t *testing.T) {
 	q := <-asked
 	m := messages(t, q)
 	const script = "user: hello\nassistant: They met.\nassistant calls look: {}\ntool: seen\nuser: two parts\ndeveloper: hush\n"
-	if len(m) != 2 || m[0].Role != "system" || m[0].Content != "be brief" || m[1].Role != "user" || !strings.HasSuffix(m[1].Content, script) || q.Sampling.MaxTokens != maxSummary {
+	if len(m) != 2 || m[0].Role != "system" || m[0].Content != "be brief" || m[1].Role != "user" || !strings.HasSuffix(m[1].Content, script) || q.Sampling.MaxTokens != leastSummary {
 		t.Errorf("asked %v", m)
 	}
 	id, _ := v["id"].(string)
@@ -120,6 +120,17 @@ func (r *road) handedBack(t *testing.T, asked chan *engine.Request, input, told,
 	j = &queue.Job{ID: "job_b-1", Tenant: "other", Endpoint: queue.Responses}
 	if e := l.Read(j, []byte(`{"model":"echo","input":`+input+`}`)); e == nil || e.Code != "invalid_encrypted_content" || e.Param != "input[2].encrypted_content" {
 		t.Errorf("another tenant's line: %v", e)
+	}
+}
+
+// A summary is no longer than what it sums up, about.
+func TestSummaryLength(t *testing.T) {
+	for name, c := range map[string]struct{ bytes, want int }{"short": {10, leastSummary}, "middling": {2000, 501}, "long": {1 << 20, maxSummary}} {
+		var q engine.Request
+		wishSummary(&q, nil, []inputItem{said("user", strings.Repeat("x", c.bytes))})
+		if got := q.Sampling.MaxTokens; got != c.want {
+			t.Errorf("%s: %d tokens, want %d", name, got, c.want)
+		}
 	}
 }
 

@@ -262,7 +262,7 @@ func (d *order) converse(before []inputItem) {
 	w := d.response
 	w.items = append(slices.Clone(before), w.items...)
 	if w.compact {
-		d.request.Messages = summaryPrompt(w.echo.Instructions, w.items)
+		wishSummary(&d.request, w.echo.Instructions, w.items)
 		return
 	}
 	d.request.Messages = messagesOf(w.echo.Instructions, w.items)
