@@ -480,9 +480,9 @@ func TestSocketEnds(t *testing.T) {
 	}
 }
 
-// A client that is gone without a word answers to no ping.
+// Who answers to pings stays.
 func TestSocketPing(t *testing.T) {
-	r := setup(t, Config{KeepAlive: 20 * time.Millisecond})
+	r := setup(t, Config{KeepAlive: 500 * time.Millisecond})
 	pings := make(chan struct{}, 1)
 	alive, _, err := websocket.Dial(t.Context(), r.url+responsesPath, &websocket.DialOptions{OnPingReceived: func(context.Context, []byte) bool {
 		select {
@@ -493,6 +493,17 @@ func TestSocketPing(t *testing.T) {
 	}})
 	ok(t, err)
 	ctx := alive.CloseRead(t.Context())
+	<-pings
+	<-pings
+	if ctx.Err() != nil || r.server.openSockets() != 1 {
+		t.Error("it is closed")
+	}
+	_ = alive.CloseNow()
+}
+
+// A client that is gone without a word answers to none.
+func TestSocketGone(t *testing.T) {
+	r := setup(t, Config{KeepAlive: 20 * time.Millisecond})
 	gone, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
 	ok(t, err)
 	defer gone.Close()
@@ -508,12 +519,7 @@ func TestSocketPing(t *testing.T) {
 	if !strings.HasPrefix(string(all), "HTTP/1.1 101") {
 		t.Errorf("%q", all)
 	}
-	<-pings
-	<-pings
-	if ctx.Err() != nil || r.server.openSockets() != 1 {
-		t.Error("who answers stays")
-	}
-	_ = alive.CloseNow()
+	wait(t, "its place is free", func() bool { return r.server.openSockets() == 0 })
 }
 
 // Many turns over many connections at once: each is answered, and nothing is left behind.
