@@ -287,15 +287,19 @@ func (d *dispatcher) lookBacklog(ctx context.Context) error {
 	return nil
 }
 
-// lookWindows asks each consumer where it stands. A JOBS that has lost its tail, or is gone, has lost what was fed: the
-// backlog is read again from what was not purged.
+// lookWindows asks each consumer where it stands, and JOBS what it holds: a consumer hears of a message a moment later, so
+// that one without work may be about to be told of what was just fed. A JOBS that has lost its tail, or is gone, has lost
+// what was fed: the backlog is read again from what was not purged.
 func (d *dispatcher) lookWindows(ctx context.Context) error {
 	js := d.q.JS()
 	st, err := js.Stream(ctx, queue.StreamJobs)
 	if err != nil {
 		return err
 	}
-	last := st.CachedInfo().State.LastSeq
+	held, err := st.Info(ctx, jetstream.WithSubjectFilter(queue.JobsSubject("*", d.b)))
+	if err != nil {
+		return err
+	}
 	for _, ln := range d.lanes {
 		c, err := js.Consumer(ctx, queue.StreamJobs, queue.Durable(ln.name, d.b))
 		if errors.Is(err, jetstream.ErrConsumerNotFound) {
@@ -307,12 +311,11 @@ func (d *dispatcher) lookWindows(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if last < ln.win.last {
+		if held.State.LastSeq < ln.win.last {
 			ln.rewind()
 			continue
 		}
-		i := c.CachedInfo()
-		ln.win.settle(i.AckFloor.Stream, i.NumPending == 0 && i.NumAckPending == 0)
+		ln.win.settle(c.CachedInfo().AckFloor.Stream, held.State.Subjects[queue.JobsSubject(ln.name, d.b)] == 0)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -262,6 +263,29 @@ func TestLostConsumerIsMadeAgain(t *testing.T) {
 		return err == nil
 	})
 	y.work(60 - len(done))
+}
+
+// TestWhatWasJustFedIsReady: a consumer hears of a message a moment after the stream has it. It is ready all the same.
+func TestWhatWasJustFedIsReady(t *testing.T) {
+	y := newYard(t)
+	fleet, err := queue.WatchFleet(t.Context(), y.q.Conn())
+	ok(t, err)
+	d := newDispatcher(testBase, y.q, y.s, fleet, settings{}, nil, zerolog.Nop())
+	win := d.lanes[queue.Flex].win
+	for i := range 300 {
+		seqs, errs := y.q.Feed(t.Context(), queue.Flex, testBase, queue.Pack([][]byte{flexJob("acme", fmt.Sprint("job_", i)).Encode()}, 1))
+		ok(t, errors.Join(errs...))
+		win.put(seqs[0], "acme", 1)
+		if ok(t, d.lookWindows(t.Context())); win.level != 1 {
+			t.Fatalf("%d jobs are ready after delivery %d, want 1", win.level, i)
+		}
+		jobs, err := y.q.JS().Stream(t.Context(), queue.StreamJobs)
+		ok(t, err)
+		ok(t, jobs.DeleteMsg(t.Context(), seqs[0]))
+		if ok(t, d.lookWindows(t.Context())); win.level != 0 {
+			t.Fatalf("%d jobs are ready when delivery %d is gone, want none", win.level, i)
+		}
+	}
 }
 
 func TestLeaseHasOneHolder(t *testing.T) {

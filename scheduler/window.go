@@ -75,8 +75,8 @@ func (w *window) grow(jobsPerSecond float64) {
 	w.want = max(w.want, min(2*w.want, int(jobsPerSecond*windowTime.Seconds()), maxWindow))
 }
 
-// settle corrects the level by what the consumer says: nothing up to floor is outstanding, and nothing at all when it
-// is empty.
+// settle corrects the level by what the consumer and JOBS say: nothing up to floor is outstanding, and nothing at all when
+// JOBS holds none of the lane.
 func (w *window) settle(floor uint64, empty bool) {
 	for seq := range w.fed {
 		if empty || seq <= floor {
