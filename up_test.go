@@ -301,7 +301,7 @@ func TestUpAfterKill(t *testing.T) {
 // A drain finishes what runs, and says 503 to what comes.
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	b := start(t, t.TempDir(), []string{"LORRY_ECHO_DELAY=300ms"}, "up").ready()
+	b := start(t, t.TempDir(), []string{"LORRY_ECHO_DELAY=2s"}, "up").ready() // ten seconds, in which even a slow machine sees it run
 	url := b.url()
 	type answer struct {
 		code int
