@@ -38,13 +38,13 @@ test: runtime build unit integration e2e browser ## every test
 
 unit: runtime ## packages one by one, with the race detector
 	@scripts/need go python3
-	@$(GO_TEST) $(RACE) -timeout 8m $$(go list ./... | grep -vxF "$$(go list $(WHOLE))")
+	@$(GO_TEST) $(RACE) -timeout 20m $$(go list ./... | grep -vxF "$$(go list $(WHOLE))")
 
 integration: runtime build ## llama.cpp on real weights, the program's commands
 	@$(GO_TEST) -timeout 20m $(WHOLE)
 
 e2e: runtime build ## the real program under faults, as one process and as the compose file's
-	@test ! -f e2e/go.mod || (cd e2e && ../$(GO_TEST) -timeout 10m ./...)
+	@test ! -f e2e/go.mod || (cd e2e && ../$(GO_TEST) -timeout 25m ./...)
 
 browser: runtime build ## the dashboard in Chromium; screenshots in e2e/screenshots
 	@scripts/chromium

@@ -248,7 +248,7 @@ func TestComposeFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	js := connect(t, "nats://"+u.Host, u.User.Username())
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	if err := c.run(ctx, 200, 16); err != nil {
 		look(t, js)

@@ -91,7 +91,7 @@ func TestFaults(t *testing.T) {
 	faults := make(chan struct{})
 	go func() { defer close(faults); c.faults(t, b, second) }()
 
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	js := connect(t, b.run.NATS, b.run.Token)
 	if err := c.run(ctx, 200, 16); err != nil {

@@ -19,10 +19,10 @@ func TestFlight(t *testing.T) {
 	env := map[string]string{"LORRY_ENGINE": "echo", "LORRY_ECHO_DELAY": "100ms", "LORRY_ECHO_JOURNAL": journal}
 	b := up(t, env)
 	worker := start(t, "lorry worker", built(t, "lorry"), []string{"worker", "--data", b.data}, env)
-	listen := "127.0.0.1:" + freePort(t)
-	second := start(t, "lorry producer", built(t, "lorry"), []string{"producer", "--nats", withToken(b.run.NATS, b.run.Token), "--redis", b.run.Redis, "--listen", listen}, nil)
-	eventually(t, time.Minute, "the second producer is ready", func(ctx context.Context) error { return ready(ctx, "http://"+listen) })
-	urls := []string{b.run.HTTP, "http://" + listen}
+	second := start(t, "lorry producer", built(t, "lorry"), []string{"producer", "--nats", withToken(b.run.NATS, b.run.Token), "--redis", b.run.Redis,
+		"--listen", "127.0.0.1:0", "--log-format", "json"}, nil)
+	eventually(t, time.Minute, "the second producer is ready", func(ctx context.Context) error { return ready(ctx, second.at()) })
+	urls := []string{b.run.HTTP, second.at()}
 	var turn atomic.Int64
 	c := &client{urls: func() string { return urls[int(turn.Add(1))%2] }}
 

@@ -106,13 +106,21 @@ func TestDeletedModel(t *testing.T) {
 	b.stop()
 }
 
-// tells asks the worker's own listener whether it is ready.
-func (p *process) tells(ctx context.Context, status int, want string) error {
+// at is where a process listens, as its log says; "" while it does not.
+func (p *process) at() string {
 	at := regexp.MustCompile(`"url":"(http://[^"]+)"`).FindStringSubmatch(p.said.String())
 	if at == nil {
+		return ""
+	}
+	return at[1]
+}
+
+// tells asks the worker's own listener whether it is ready.
+func (p *process) tells(ctx context.Context, status int, want string) error {
+	if p.at() == "" {
 		return errors.New("it does not listen")
 	}
-	a, err := (&client{urls: func() string { return at[1] }}).once(ctx, "GET", "/readyz", nil, nil)
+	a, err := (&client{urls: p.at}).once(ctx, "GET", "/readyz", nil, nil)
 	if err == nil && (a.status != status || !strings.Contains(string(a.body), want)) {
 		err = fmt.Errorf("it answers %d %s", a.status, a.body)
 	}

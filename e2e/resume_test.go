@@ -27,6 +27,7 @@ func TestResume(t *testing.T) {
 
 	killed := b.tell(t, "one by one", 1)
 	killed.seen(t, 150)
+	eventually(t, 2*time.Minute, "most of that is written down", func(ctx context.Context) error { return b.saved(ctx, t, killed.job, 110) })
 	first.kill() // its lease runs out after half a minute
 
 	second := b.worker(t, grace)
@@ -35,14 +36,13 @@ func TestResume(t *testing.T) {
 	for _, a := range drained {
 		a.seen(t, 60)
 	}
-	third := b.worker(t, 0)
-	eventually(t, time.Minute, "the third worker is at work", third.working)
 	began := time.Now()
 	shown := counts(drained)
 	second.stop()
-	if took := time.Since(began); took > grace+8*time.Second { // the machine may be busy
+	if took := time.Since(began); took > grace+20*time.Second { // the machine may be busy
 		t.Errorf("the second worker drained for %v", took)
 	}
+	third := b.worker(t, 0) // not before: it may load for as long as the answers take
 	for i, a := range drained {
 		a.check(t, b, shown[i], 0)
 	}
@@ -73,6 +73,24 @@ func (b *box) worker(t *testing.T, grace time.Duration) *process {
 		args = append(args, "--grace", grace.String())
 	}
 	return start(t, "lorry worker", built(t, "lorry"), args, nil)
+}
+
+// saved says how much of an answer another worker would find, if that is less than so many tokens.
+func (b *box) saved(ctx context.Context, t *testing.T, job string, least int) error {
+	var kept struct {
+		Resume struct{ Choices []struct{ Tokens []int32 } }
+	}
+	raw, err := b.redis(t).Get(ctx, "{default}:resume:"+job).Bytes()
+	if err == nil {
+		err = json.Unmarshal(raw, &kept)
+	}
+	if err != nil {
+		return err
+	}
+	if c := kept.Resume.Choices; len(c) == 0 || len(c[0].Tokens) < least {
+		return fmt.Errorf("saved is %.100s", raw)
+	}
+	return nil
 }
 
 // working says that a worker pulls.
@@ -174,7 +192,7 @@ func counts(as []*long) (n []int) {
 // seen waits until so many pieces have come.
 func (a *long) seen(t *testing.T, n int) {
 	t.Helper()
-	eventually(t, time.Minute, fmt.Sprint(n, " pieces"), func(context.Context) error {
+	eventually(t, 2*time.Minute, fmt.Sprint(n, " pieces"), func(context.Context) error {
 		select {
 		case err := <-a.done:
 			a.done <- err
@@ -196,7 +214,7 @@ func (a *long) check(t *testing.T, b *box, shown, least int) {
 		if err != nil {
 			t.Fatalf("%s: %v", a.job, err)
 		}
-	case <-time.After(2 * time.Minute):
+	case <-time.After(8 * time.Minute): // some 2,000 tokens on one slow core
 		t.Fatalf("%s does not end", a.job)
 	}
 	var v struct {
