@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -20,7 +19,9 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if err := checkType(r.Header.Get("Content-Type")); err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var body bytes.Buffer
+	body.Grow(int(min(max(r.ContentLength, 0), limit)) + bytes.MinRead) // in one piece, where its length is known
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, &apiError{Status: http.StatusRequestEntityTooLarge, Type: typeInvalid, Code: codeTooLarge,
 			Message: "The request's body is over the limit of " + size(limit) + ". Send less text, or ask the operator to raise LORRY_MAX_BODY."}
@@ -28,12 +29,12 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if err != nil {
 		return nil, refuse(codeJSON, "", "The request's body could not be read: the connection ended before its end.")
 	}
-	return body, checkText(body)
+	return body.Bytes(), checkText(body.Bytes())
 }
 
 // checkType refuses what says that it is something else than JSON. Silence is taken for JSON.
 func checkType(ct string) error {
-	if ct == "" {
+	if ct == "" || ct == "application/json" {
 		return nil
 	}
 	t, _, err := mime.ParseMediaType(ct)

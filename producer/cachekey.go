@@ -3,91 +3,108 @@ package producer
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
 
 	"lorry/engine"
 )
 
-// keyed is all that decides an answer, keys sorted. Its bytes are the cache's names in a running fleet: the golden in
-// the tests guards them.
-type keyed struct {
-	Adapter       string          `json:"adapter"`
-	Base          string          `json:"base"`
-	Deterministic bool            `json:"deterministic,omitempty"`
-	Dimensions    int             `json:"dimensions,omitempty"`
-	Echo          bool            `json:"echo"`
-	Format        json.RawMessage `json:"format"`
-	Grammar       string          `json:"grammar,omitempty"`
-	Inputs        []engine.Input  `json:"inputs,omitempty"`
-	Kind          engine.Kind     `json:"kind"`
-	Messages      json.RawMessage `json:"messages"`
-	OneCall       bool            `json:"one_call,omitempty"`
-	Prompt        string          `json:"prompt"`
-	Reasoning     string          `json:"reasoning,omitempty"`
-	Sampling      keyedSampling   `json:"sampling"`
-	Settings      string          `json:"settings"`
-	Suffix        string          `json:"suffix,omitempty"`
-	Template      string          `json:"template"`
-	Tenant        string          `json:"tenant"`
-	Tokens        []int32         `json:"tokens"`
-	ToolChoice    json.RawMessage `json:"tool_choice"`
-	Tools         json.RawMessage `json:"tools"`
-}
+// keyed is the text of a key: all that decides an answer, one part after the other, each with its length before it, so
+// that no two requests have one text.
+type keyed struct{ b []byte }
 
-// keyedSampling has every field of engine.Sampling (a test compares them).
-type keyedSampling struct {
-	BestOf           int               `json:"best_of,omitempty"`
-	FrequencyPenalty float64           `json:"frequency_penalty"`
-	IgnoreEOS        bool              `json:"ignore_eos"`
-	LogitBias        map[int32]float64 `json:"logit_bias"`
-	Logprobs         bool              `json:"logprobs"`
-	MaxTokens        int               `json:"max_tokens"`
-	MinP             float64           `json:"min_p"`
-	MinTokens        int               `json:"min_tokens"`
-	N                int               `json:"n"`
-	PresencePenalty  float64           `json:"presence_penalty"`
-	RepeatPenalty    float64           `json:"repeat_penalty"`
-	Seed             uint64            `json:"seed"`
-	Stop             []string          `json:"stop"`
-	Temperature      float64           `json:"temperature"`
-	TopK             int               `json:"top_k"`
-	TopLogprobs      int               `json:"top_logprobs"`
-	TopP             float64           `json:"top_p"`
-}
+// keyVersion stands first. Changing it, or the order of parts, empties the caches of a running fleet: the golden in the
+// tests guards them.
+const keyVersion = 1
 
 // CacheKey names the answer to a tenant's request: equal requests have equal keys, over all producers. White space and
 // escapes in the client's JSON don't count; the order of keys does, since templates print them in that order. The seed
 // counts unless the temperature is 0, where nothing is drawn. The model's name doesn't count, its digests do.
 func CacheKey(tenant string, r *engine.Request) string {
-	m := r.Model
-	k := keyed{Tenant: tenant, Base: m.Base, Deterministic: r.Deterministic, Adapter: m.Adapter, Template: m.Template, Settings: m.Settings, Kind: r.Kind, Echo: r.Echo,
-		Messages: canonical(r.Messages), Prompt: r.Prompt, Tokens: r.Tokens, Tools: canonical(r.Tools), ToolChoice: canonical(r.ToolChoice),
-		Format: canonical(r.ResponseFormat), Grammar: r.Grammar, Inputs: r.Inputs, Dimensions: r.Dimensions, Suffix: r.Suffix,
-		OneCall: r.OneToolCall, Reasoning: r.ReasoningEffort, Sampling: sorted(r.Sampling)}
-	b, err := json.Marshal(k)
-	if err != nil {
-		panic("producer: " + err.Error()) // checked JSON and our own types: a bug
-	}
-	sum := sha256.Sum256(b)
+	k, m := keyed{make([]byte, 0, 1024)}, r.Model
+	k.number(keyVersion)
+	k.text(tenant, m.Base, m.Adapter, m.Template, m.Settings, string(r.Kind), r.Prompt, r.Suffix, r.Grammar, r.ReasoningEffort)
+	k.json(r.Messages, r.Tools, r.ToolChoice, r.ResponseFormat)
+	k.tokens(r.Tokens)
+	k.inputs(r.Inputs)
+	k.number(int64(r.Dimensions))
+	k.flags(r.Deterministic, r.Echo, r.OneToolCall)
+	k.sampling(r.Sampling)
+	sum := sha256.Sum256(k.b)
 	return hex.EncodeToString(sum[:])
 }
 
-// sorted is the sampling in the key's order.
-func sorted(s engine.Sampling) keyedSampling {
-	k := keyedSampling{BestOf: s.BestOf, FrequencyPenalty: s.FrequencyPenalty, IgnoreEOS: s.IgnoreEOS, LogitBias: s.LogitBias, Logprobs: s.Logprobs,
-		MaxTokens: s.MaxTokens, MinP: s.MinP, MinTokens: s.MinTokens, N: s.N, PresencePenalty: s.PresencePenalty, RepeatPenalty: s.RepeatPenalty,
-		Seed: s.Seed, Stop: s.Stop, Temperature: s.Temperature, TopK: s.TopK, TopLogprobs: s.TopLogprobs, TopP: s.TopP}
+// sampling adds every field (a test changes each). What says the same has the same text.
+func (k *keyed) sampling(s engine.Sampling) {
 	if s.Temperature == 0 {
-		k.Seed = 0
+		s.Seed = 0
 	}
 	if s.RepeatPenalty == 1 {
-		k.RepeatPenalty = 0 // both are off
+		s.RepeatPenalty = 0 // both are off
 	}
-	if len(k.Stop) == 0 {
-		k.Stop = nil
+	for _, f := range []float64{s.Temperature, s.TopP, s.MinP, s.FrequencyPenalty, s.PresencePenalty, s.RepeatPenalty} {
+		k.float(f)
 	}
-	return k
+	for _, n := range []int{s.TopK, s.MaxTokens, s.MinTokens, s.N, s.BestOf, s.TopLogprobs} {
+		k.number(int64(n))
+	}
+	k.number(int64(s.Seed))
+	k.flags(s.IgnoreEOS, s.Logprobs)
+	k.number(int64(len(s.Stop)))
+	k.text(s.Stop...)
+	k.bias(s.LogitBias)
+}
+
+func (k *keyed) number(n int64)  { k.b = binary.AppendVarint(k.b, n) }
+func (k *keyed) float(f float64) { k.b = binary.BigEndian.AppendUint64(k.b, math.Float64bits(f+0)) } // -0 + 0 is 0
+
+func (k *keyed) text(ss ...string) {
+	for _, s := range ss {
+		k.number(int64(len(s)))
+		k.b = append(k.b, s...)
+	}
+}
+
+func (k *keyed) json(vs ...json.RawMessage) {
+	for _, v := range vs {
+		c := canonical(v)
+		k.number(int64(len(c)))
+		k.b = append(k.b, c...)
+	}
+}
+
+func (k *keyed) flags(bs ...bool) {
+	for _, b := range bs {
+		k.b = strconv.AppendBool(k.b, b)
+	}
+}
+
+func (k *keyed) tokens(ts []int32) {
+	k.number(int64(len(ts)))
+	for _, t := range ts {
+		k.number(int64(t))
+	}
+}
+
+func (k *keyed) inputs(ins []engine.Input) {
+	k.number(int64(len(ins)))
+	for _, in := range ins {
+		k.text(in.Text)
+		k.tokens(in.Tokens)
+	}
+}
+
+func (k *keyed) bias(m map[int32]float64) {
+	k.number(int64(len(m)))
+	for _, t := range slices.Sorted(maps.Keys(m)) {
+		k.number(int64(t))
+		k.float(m[t])
+	}
 }
 
 // canonical rewrites JSON so that one value has one text, but for the order of keys, which is kept, and numbers, whose
@@ -96,12 +113,21 @@ func canonical(raw json.RawMessage) json.RawMessage {
 	if len(raw) == 0 {
 		return nil
 	}
+	if plainText(raw) {
+		return compact(raw)
+	}
 	c := canon{d: json.NewDecoder(bytes.NewReader(raw))}
 	c.d.UseNumber()
 	if c.value() != nil {
 		return raw
 	}
 	return c.out.Bytes()
+}
+
+// plainText says whether each string in the JSON can be written in one way only, but for escapes that it does not use:
+// then the value's text is its own without the white space. encoding/json escapes two line separators of Unicode.
+func plainText(raw []byte) bool {
+	return bytes.IndexByte(raw, '\\') < 0 && !bytes.Contains(raw, []byte("\u2028")) && !bytes.Contains(raw, []byte("\u2029"))
 }
 
 // canon copies a value from a decoder, token by token.
@@ -153,9 +179,10 @@ func (c *canon) all(open json.Delim) error {
 }
 
 func (c *canon) scalar(v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
+	e := json.NewEncoder(&c.out)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic("producer: " + err.Error()) // nil, a boolean or a string: a bug
 	}
-	c.out.Write(b)
+	c.out.Truncate(c.out.Len() - 1) // the encoder's newline
 }

@@ -3,6 +3,8 @@ package producer
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"lorry/engine"
@@ -16,7 +18,7 @@ func keyedRequest() engine.Request {
 // The golden: cached answers of a running fleet are found under this name. A change empties every cache.
 func TestCacheKeyGolden(t *testing.T) {
 	r := keyedRequest()
-	const want = "e4b6226f1cc890b894b2d0d35e6da252cdc75fa02e0d9f56896265adba9d1833"
+	const want = "eae0eb1e23f4ae085ef3ee566da34d5122933951c4680871d9a1a1b92a0b2ce4"
 	if got := CacheKey("acme", &r); got != want {
 		t.Errorf("key %s, want %s", got, want)
 	}
@@ -87,31 +89,67 @@ func TestCacheKeyOther(t *testing.T) {
 	}
 }
 
-// Every field of engine.Sampling counts: one that is added later and forgotten here would mix answers up.
-func TestCacheKeyHasEverySamplingField(t *testing.T) {
+// Every field of a request counts, but those that do not change the answer: one that is added later and forgotten here
+// would mix answers up.
+func TestCacheKeyHasEveryField(t *testing.T) {
+	without := map[string]bool{"ID": true, "Model.Name": true, "Scope": true, "Deadline": true, "Resume": true, "Save": true, "Began": true}
 	r := keyedRequest()
 	before := CacheKey("acme", &r)
-	typ := reflect.TypeFor[engine.Sampling]()
-	for i := range typ.NumField() {
+	for _, path := range pathsOf(reflect.TypeFor[engine.Request](), nil) {
 		r := keyedRequest()
-		f := reflect.ValueOf(&r.Sampling).Elem().Field(i)
-		switch f.Kind() {
-		case reflect.Float64:
-			f.SetFloat(0.25)
-		case reflect.Int:
-			f.SetInt(5)
-		case reflect.Uint64:
-			f.SetUint(5)
-		case reflect.Bool:
-			f.SetBool(true)
-		case reflect.Slice:
-			f.Set(reflect.ValueOf([]string{"x"}))
-		case reflect.Map:
-			f.Set(reflect.ValueOf(map[int32]float64{1: 1}))
+		v := reflect.ValueOf(&r).Elem()
+		name := strings.Join(path, ".")
+		for _, n := range path {
+			v = v.FieldByName(n)
 		}
+		if without[name] {
+			continue
+		}
+		change(t, name, v)
 		if CacheKey("acme", &r) == before {
-			t.Errorf("%s does not change the key", typ.Field(i).Name)
+			t.Errorf("%s does not change the key", name)
 		}
+	}
+}
+
+// pathsOf are the paths to a struct's fields, through the structs in it.
+func pathsOf(typ reflect.Type, at []string) (paths [][]string) {
+	for f := range typ.Fields() {
+		path := append(slices.Clone(at), f.Name)
+		if f.Type.Kind() == reflect.Struct {
+			paths = append(paths, pathsOf(f.Type, path)...)
+		} else {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+func change(t *testing.T, name string, v reflect.Value) {
+	switch p := v.Addr().Interface().(type) {
+	case *float64:
+		*p += 0.25
+	case *int:
+		*p += 5
+	case *uint64:
+		*p += 5
+	case *bool:
+		*p = !*p
+	case *json.RawMessage:
+		*p = json.RawMessage(`["x"]`)
+	case *[]string:
+		*p = []string{"x"}
+	case *[]int32:
+		*p = []int32{1}
+	case *[]engine.Input:
+		*p = []engine.Input{{Text: "x"}}
+	case *map[int32]float64:
+		*p = map[int32]float64{1: 1}
+	default:
+		if v.Kind() != reflect.String {
+			t.Fatalf("%s: how is a %s changed?", name, v.Type())
+		}
+		v.SetString("x")
 	}
 }
 
@@ -124,7 +162,7 @@ func TestCacheKeyGreedyHasNoSeed(t *testing.T) {
 }
 
 func FuzzCanonical(f *testing.F) {
-	for _, s := range []string{`{"b":1,"a":[true,null,-1.50e3,"\u00e9<>"]}`, `[]`, `"x"`, `{"a":{"b":{}}}`} {
+	for _, s := range []string{`{"b":1,"a":[true,null,-1.50e3,"\u00e9<>"]}`, `[]`, `"x"`, `{"a":{"b":{}}}`, "[\"\u2028\", \"\u007f<\"]"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -134,6 +172,10 @@ func FuzzCanonical(f *testing.F) {
 		c := canonical(json.RawMessage(s))
 		if string(canonical(c)) != string(c) {
 			t.Fatalf("%q: canonical twice differs: %s", s, c)
+		}
+		slow := canon{d: json.NewDecoder(strings.NewReader(s))}
+		if slow.d.UseNumber(); slow.value() == nil && slow.out.String() != string(c) {
+			t.Fatalf("%q: in one go %s, token by token %s", s, c, slow.out.String())
 		}
 		var a, b any
 		if json.Unmarshal([]byte(s), &a) == nil && (json.Unmarshal(c, &b) != nil || !reflect.DeepEqual(a, b)) {

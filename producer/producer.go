@@ -226,33 +226,40 @@ func (s *Server) settle(stop <-chan struct{}) {
 	}
 }
 
+// settleSome waits for company, unless the server stops, and records all that is there. It waits with a timer, not at the
+// channel: a receiver there would be woken for each answer, on the core that the next request needs.
 func (s *Server) settleSome(v *result.Verdict, stop <-chan struct{}) {
-	vs := s.collect([]*result.Verdict{v}, stop)
+	t := time.NewTimer(settleLinger)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-stop:
+	}
+	for vs := s.collect(v); len(vs) > 0; vs = s.collect() {
+		s.settleNow(vs)
+	}
+}
+
+// collect takes what is there, up to a script call's worth.
+func (s *Server) collect(vs ...*result.Verdict) []*result.Verdict {
+	for len(vs) < settleAtOnce {
+		select {
+		case v := <-s.background:
+			vs = append(vs, v)
+		default:
+			return vs
+		}
+	}
+	return vs
+}
+
+func (s *Server) settleNow(vs []*result.Verdict) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	if _, err := s.cfg.Results.Settle(ctx, vs...); err != nil {
 		metricUnrecorded.Add(float64(len(vs)))
 		s.cfg.Log.Warn().Err(err).Int("jobs", len(vs)).Msg("cached answers left without a record")
 	}
-}
-
-// collect waits for company, or takes what is there once the server stops.
-func (s *Server) collect(vs []*result.Verdict, stop <-chan struct{}) []*result.Verdict {
-	t := time.NewTimer(settleLinger)
-	defer t.Stop()
-	for len(vs) < settleAtOnce {
-		select {
-		case v := <-s.background:
-			vs = append(vs, v)
-		case <-t.C:
-			return vs
-		case <-stop:
-			if len(s.background) == 0 {
-				return vs
-			}
-		}
-	}
-	return vs
 }
 
 // record settles a verdict later. Under load it is dropped: the answer was the record.

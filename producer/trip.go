@@ -206,8 +206,11 @@ const maxIdem = 255
 // idemOf is the request's idempotency key. The body's digest has the path in it: the same bytes at another endpoint are
 // another request.
 func idemOf(r *http.Request, e queue.Endpoint, body []byte) (*queue.Idem, error) {
+	if r.Header.Get("Idempotency-Key") == "" {
+		return nil, nil
+	}
 	idem, err := bodyOf(r, e, body)
-	if err != nil || idem.Key == "" {
+	if err != nil {
 		return nil, err
 	}
 	return &idem, nil

@@ -87,19 +87,29 @@ func (v *Verdict) failure() *engine.Error {
 
 // Usage is OpenAI's token count.
 type Usage struct {
-	PromptTokens     int            `json:"prompt_tokens"`
-	CompletionTokens int            `json:"completion_tokens"`
-	TotalTokens      int            `json:"total_tokens"`
-	PromptDetails    map[string]int `json:"prompt_tokens_details"`
+	PromptTokens     int           `json:"prompt_tokens"`
+	CompletionTokens int           `json:"completion_tokens"`
+	TotalTokens      int           `json:"total_tokens"`
+	PromptDetails    PromptDetails `json:"prompt_tokens_details"`
 	// AnswerDetails is there where there is something to tell.
-	AnswerDetails map[string]int `json:"completion_tokens_details,omitempty"`
+	AnswerDetails *AnswerDetails `json:"completion_tokens_details,omitempty"`
+}
+
+// PromptDetails says where a prompt's tokens came from.
+type PromptDetails struct {
+	CachedTokens int `json:"cached_tokens"`
+}
+
+// AnswerDetails says what an answer's tokens were.
+type AnswerDetails struct {
+	ReasoningTokens int `json:"reasoning_tokens"`
 }
 
 // OpenAIUsage is u in OpenAI's shape; cached_tokens are KV prefix hits, never the response cache's.
 func OpenAIUsage(u engine.Usage) Usage {
-	out := Usage{u.PromptTokens, u.CompletionTokens, u.PromptTokens + u.CompletionTokens, map[string]int{"cached_tokens": u.CachedTokens}, nil}
+	out := Usage{u.PromptTokens, u.CompletionTokens, u.PromptTokens + u.CompletionTokens, PromptDetails{u.CachedTokens}, nil}
 	if u.ReasoningTokens > 0 {
-		out.AnswerDetails = map[string]int{"reasoning_tokens": u.ReasoningTokens}
+		out.AnswerDetails = &AnswerDetails{u.ReasoningTokens}
 	}
 	return out
 }
