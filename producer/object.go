@@ -20,9 +20,12 @@ type object struct {
 	err    *apiError
 }
 
+// commonFields is room for the names that a request of the API is asked for.
+const commonFields = 64
+
 // newObject reads a body that is known to be JSON.
 func newObject(body []byte) (*object, error) {
-	o := &object{fields: map[string]json.RawMessage{}}
+	o := &object{fields: map[string]json.RawMessage{}, known: make([]string, 0, commonFields)}
 	o.fill(body)
 	return o, o.done0()
 }
@@ -140,10 +143,13 @@ func (o *object) done() error {
 
 // take is a field's value; false for null and absent ones.
 func (o *object) take(name string) (json.RawMessage, bool) {
-	v, ok := o.fields[name]
-	delete(o.fields, name)
 	o.known = append(o.known, name)
-	return v, ok && kind(v) != "null"
+	v, ok := o.fields[name]
+	if !ok {
+		return nil, false
+	}
+	delete(o.fields, name)
+	return v, kind(v) != "null"
 }
 
 // put replaces a field's value by one that others read.

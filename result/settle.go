@@ -36,7 +36,10 @@ func (s *Store) bounded(vs []*Verdict) []*Verdict {
 	most := s.q.Conn().MaxPayload() - envelope
 	out := slices.Clone(vs)
 	for i, v := range out {
-		if size := len(v.Encode()); !v.Waited && int64(size) > most && most > 0 {
+		if v.Waited || most <= 0 { // no message carries it
+			continue
+		}
+		if size := len(v.Encode()); int64(size) > most {
 			out[i] = v.tooLarge(size, most)
 		}
 	}
