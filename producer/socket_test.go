@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -152,6 +153,28 @@ func TestSocketRemembers(t *testing.T) {
 	if es := l.all(); dig(es[0], "error", "code") != "previous_response_not_found" {
 		t.Errorf("%v", es)
 	}
+}
+
+// Who has read a response's end can go on with it, in any stream, however long the server takes to put the turn away.
+func TestSocketForksAtOnce(t *testing.T) {
+	r := answering(t)
+	asked := r.summarizing("I see.")
+	late := make(chan struct{})
+	release := sync.OnceFunc(func() { close(late) })
+	turns := r.server.turns
+	r.server.turns = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if turns.ServeHTTP(w, q); strings.Contains(string(turnOf(q).body), "hello") {
+			<-late
+		}
+	})
+	l := r.dial()
+	t.Cleanup(release)
+	l.create("hello", `"store":false`)
+	id := l.response()["id"].(string)
+	<-asked
+	l.create("fork", fmt.Sprintf(`"store":false,"stream_id":"b","previous_response_id":%q`, id))
+	l.response()
+	<-asked
 }
 
 // Without generate there is no run: only something to go on with.
@@ -482,7 +505,7 @@ func TestSocketEnds(t *testing.T) {
 
 // Who answers to pings stays.
 func TestSocketPing(t *testing.T) {
-	r := setup(t, Config{KeepAlive: 500 * time.Millisecond})
+	r := setup(t, Config{KeepAlive: 2 * time.Second}) // a client has twice as long to answer
 	pings := make(chan struct{}, 1)
 	alive, _, err := websocket.Dial(t.Context(), r.url+responsesPath, &websocket.DialOptions{OnPingReceived: func(context.Context, []byte) bool {
 		select {
@@ -493,9 +516,14 @@ func TestSocketPing(t *testing.T) {
 	}})
 	ok(t, err)
 	ctx := alive.CloseRead(t.Context())
-	<-pings
-	<-pings
-	if ctx.Err() != nil || r.server.openSockets() != 1 {
+	for range 2 {
+		select {
+		case <-pings:
+		case <-ctx.Done():
+			t.Fatal("it is closed")
+		}
+	}
+	if r.server.openSockets() != 1 {
 		t.Error("it is closed")
 	}
 	_ = alive.CloseNow()

@@ -46,7 +46,9 @@ func (t *turn) run() {
 	defer t.panicked()
 	t.header = http.Header{}
 	t.socket.s.turns.ServeHTTP(t, t.request())
-	t.socket.remember(t)
+	if t.kept == nil {
+		t.socket.remember(t)
+	}
 	if t.status < http.StatusBadRequest {
 		return
 	}
@@ -97,8 +99,12 @@ func (t *turn) request() *http.Request {
 	return r.WithContext(context.WithValue(t.socket.ctx, turnKey{}, t))
 }
 
-// keep has the turn's response gone on with, over this websocket. Its size is about that of what was asked.
-func (t *turn) keep(r *stored, size int) { t.kept, t.size = r, size }
+// keep has the turn's response gone on with, over this websocket, from before its end is told: who has read that may ask
+// in another lane at once. Its size is about that of what was asked.
+func (t *turn) keep(r *stored, size int) {
+	t.kept, t.size = r, size
+	t.socket.remember(t)
+}
 
 // remember replaces a lane's last response by the turn's; a turn that failed leaves none. When the room is used up, the
 // other lanes' are forgotten: their clients send the conversation again.
