@@ -50,7 +50,7 @@ const (
 	// longStep bounds a step in which nobody draws: how long a cancel or a newcomer waits.
 	longStep = time.Second
 	// spare is how much more than a call is expected to take is held in hand before it is made.
-	spare = 1.1
+	spare = 1.25
 	// margin is the part of what is allowed beside watched answers that is aimed at: steps vary.
 	margin = 0.8
 	// leastFit is the least size of an accelerator's step beside watched answers; others are twice, four times… as large.
