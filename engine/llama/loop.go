@@ -316,10 +316,11 @@ func (l *loop) dropCancelled() {
 // beginning to be computed by another, or is early, but it keeps its slot from those of other adapters: calls are full
 // when as many as can compute together do.
 func (l *loop) admit() {
+	now := time.Now()
+	l.yield(now)
 	if len(l.running) >= l.slots {
 		return
 	}
-	now := time.Now()
 	var kept []*sequence
 	for _, s := range l.candidates() {
 		switch {
@@ -335,6 +336,39 @@ func (l *loop) admit() {
 			return
 		}
 	}
+}
+
+// yield takes slots back from those of whose prompts nothing was computed yet, where more of the favoured adapter wait than
+// there are of theirs: so who came first, one of each adapter, does not leave calls to few rows. They wait on where they
+// waited before.
+func (l *loop) yield(now time.Time) {
+	f := l.turns.favoured
+	wanted := 0
+	for _, s := range l.waiting[:min(len(l.waiting), lookAhead)] {
+		if s.run.adapter == f && !s.run.started && l.there(s) {
+			wanted++
+		}
+	}
+	rows := map[*adapter]int{}
+	for _, s := range l.running {
+		rows[s.run.adapter]++
+	}
+	together := min(l.slots, rows[f]+wanted)
+	wanted -= l.slots - len(l.running)
+	for _, s := range slices.Backward(slices.Clone(l.running)) {
+		if a := s.run.adapter; wanted > 0 && a != f && rows[a] < together && s.untouched() && l.patient(s.run, now) {
+			l.giveBack(s)
+			wanted--
+		}
+	}
+}
+
+// giveBack has a sequence wait again, as if it had never been let in.
+func (l *loop) giveBack(s *sequence) {
+	l.stats.Shared -= s.done
+	l.vacate(s, false)
+	s.run.started = false
+	l.enqueue(s)
 }
 
 // early says that a sequence's prompt would only wait: those of its adapter that are at work, and wanted no later, fill a

@@ -108,6 +108,11 @@ func (s *sequence) put(p piece) {
 // pending is how many tokens are to be computed before the next can be drawn.
 func (s *sequence) pending() int { return len(s.tokens) - s.done }
 
+// untouched says that nothing was computed for its run since that got its first slot.
+func (s *sequence) untouched() bool {
+	return s.run.open > 0 && !s.run.forked && s.drawn == 0 && s.done == s.run.usage.CachedTokens
+}
+
 // wanted is when the answer is wanted at the latest.
 func (s *sequence) wanted() int64 { return cmp.Or(s.run.request.Deadline, math.MaxInt64) }
 

@@ -264,6 +264,58 @@ func TestAdaptersGoTogether(t *testing.T) {
 	})
 }
 
+// TestSlotsComeBack: however many of the slots were given to the first requests of each adapter, they go to those of one
+// when the others have come; but who is watched keeps its own. Each hears once that it has begun.
+func TestSlotsComeBack(t *testing.T) {
+	for first := range 5 {
+		for _, watched := range []bool{false, true} {
+			t.Run(fmt.Sprint(first, watched), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w, _ := adapterWorld(t, 1000)
+					kinds, begun := fleet(2), make([]int, 16)
+					finish(t, []*job{w.begin(t, kinds[0], 1, 90), w.begin(t, kinds[1], 1, 91)}) // both are loaded
+					before := w.read()
+					var jobs []*job
+					for i := range begun {
+						if i == first {
+							time.Sleep(5 * time.Millisecond) // a step has begun
+						}
+						u := counting(t.Context(), fmt.Sprint(i), 50, 1, 7, 8, int32(i))
+						u.begun, u.outbox, u.adapter = time.Now(), newOutbox(watched && i == 1), kinds[i%2]
+						u.scope.adapter, u.request.Began = u.adapter.digest, func() { begun[i]++ }
+						if err := w.submit(u); err != nil {
+							t.Fatal(err)
+						}
+						jobs = append(jobs, &job{run: u, n: 50})
+					}
+					finish(t, jobs)
+					noErrors(t, jobs)
+					s := w.read()
+					mean := float64(s.Drawn-before.Drawn) / float64(s.Steps-before.Steps)
+					if !watched && mean < 3.5 {
+						t.Errorf("calls draw %.1f tokens on average, of 4", mean)
+					}
+					for i, j := range jobs {
+						if begun[i] != 1 {
+							t.Errorf("job %d heard %d times that it has begun", i, begun[i])
+						}
+						if watched && first > 1 && i > 7 && j.done.Before(jobs[1].done) {
+							t.Errorf("job %d was done before the one that is watched", i)
+						}
+					}
+					shared := 0
+					for _, j := range jobs {
+						shared += j.usage.CachedTokens
+					}
+					if got := s.Shared - before.Shared; got != shared {
+						t.Errorf("%d tokens were shared, the answers count %d", got, shared)
+					}
+				})
+			})
+		}
+	}
+}
+
 // TestCrowdOfAdapters: requests of many adapters, in no order, share calls with those of their own, and all are
 // answered though only some adapters fit.
 func TestCrowdOfAdapters(t *testing.T) {
