@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,9 +58,8 @@ func TestDeletePushedModel(t *testing.T) {
 	if y.ahead += 2 * time.Second; y.sweep() != 1 || y.has(m.Base) || !y.has(second.Base) {
 		t.Errorf("the first is there: %t, the second: %t", y.has(m.Base), y.has(second.Base))
 	}
-	if y.leaves(0); y.Due() {
-		t.Error("what has gone is due")
-	}
+	y.leaves(0)
+	eventually(t, "what has gone is not due", func() bool { return !y.Due() })
 	if _, marks, err := y.look(); err != nil || len(marks) != 0 {
 		t.Errorf("marks are left: %v, %v", marks, err)
 	}
@@ -195,5 +195,56 @@ func TestServe(t *testing.T) {
 	}
 	if got, err := y.Resolve("my"); err != nil || got.Base != second.Base || got.Context != 0 {
 		t.Errorf("the next one is %+v, %v", got, err)
+	}
+}
+
+// TestRefusedWhileLeaving: a push of a model's file that comes to nothing does not take the file from the jobs that need it.
+func TestRefusedWhileLeaving(t *testing.T) {
+	y := newYard(t)
+	m := y.pushModel("my", 1)
+	y.pushModel("taken", 2)
+	if err := y.delete("my"); err != nil {
+		t.Fatal(err)
+	}
+	y.jobs[m.Base] = true
+	again := bytes.NewReader(enginetest.TinyModel(t, 1))
+	if _, err := y.AddModel(t.Context(), y.store, Base{Name: "taken"}, again); !errors.Is(err, ErrTaken) {
+		t.Fatalf("got %v", err)
+	}
+	if !y.has(m.Base) {
+		t.Fatal("the refused push took the file away")
+	}
+	y.ahead = leavingFor
+	if y.sweep() != 0 || !y.has(m.Base) || len(y.leaves(1)) != 1 {
+		t.Error("it is served no more, and a job needs it")
+	}
+	delete(y.jobs, m.Base)
+	if y.ahead += leavingFor; y.sweep() != 1 || y.has(m.Base) {
+		t.Error("it stays")
+	}
+}
+
+// TestDeleteTwins: whoever deletes the last of two names leaves the model to its jobs, also where both go at once.
+func TestDeleteTwins(t *testing.T) {
+	y := newYard(t)
+	for range 20 {
+		m := y.pushModel("my", 1)
+		y.pushModel("twin", 1)
+		var wg sync.WaitGroup
+		for _, name := range []string{"my", "twin"} {
+			wg.Go(func() {
+				if err := y.delete(name); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		_, marks, err := y.look()
+		if got := marks[m.Base]; err != nil || got.Model == nil || got.Since == 0 {
+			t.Fatalf("both names are gone, and the marks are %v, %v", marks, err)
+		}
+		if y.ahead += leavingFor; y.sweep() != 1 {
+			t.Fatal("it stays")
+		}
 	}
 }

@@ -103,11 +103,15 @@ func stillThere(ctx context.Context, kv jetstream.KeyValue, store blob.Store, di
 }
 
 // forget deletes bytes that were refused, or have served, unless a name stands for them, or they were pushed again
-// meanwhile. Once is enough: what stays is Sweep's.
+// meanwhile. Those of a model that leaves may be needed by jobs: they, and what else stays, are Sweep's.
 func (r *Registry) forget(ctx context.Context, store blob.Store, f kept) {
 	ctx = context.WithoutCancel(ctx)
 	kv, err := r.bucket(ctx)
-	if err == nil {
+	switch {
+	case err != nil:
+	case f.mark.Model != nil:
+		err = r.found(ctx, kv, f.Digest, f.mark)
+	default:
 		_, err = r.remove(ctx, kv, store, f.Digest, f.mark)
 	}
 	if err != nil {
