@@ -73,13 +73,14 @@ func (r *Registry) take(ctx context.Context, kv jetstream.KeyValue, n Name, old 
 	return err
 }
 
-// last says whether a pushed model goes with this name. Adapters hold it then.
+// last says whether a pushed model goes with this name. Adapters hold it then. Where it stays, another of its names is
+// touched: who deletes that one at this moment looks again, so that one of both is last.
 func (r *Registry) last(ctx context.Context, kv jetstream.KeyValue, m Model) (bool, error) {
 	if !m.pushed() {
 		return false, nil
 	}
 	var adapters []string
-	last := true
+	var twin Model
 	err := watch.Each(ctx, kv, keyPrefix+">", func(e jetstream.KeyValueEntry) {
 		o := decode(e).there()
 		switch {
@@ -87,14 +88,22 @@ func (r *Registry) last(ctx context.Context, kv jetstream.KeyValue, m Model) (bo
 		case o.Adapter != "":
 			adapters = append(adapters, o.Name)
 		default:
-			last = false
+			twin = o
 		}
 	}, jetstream.IgnoreDeletes())
-	if err == nil && last && len(adapters) > 0 {
+	switch {
+	case err != nil:
+		return false, err
+	case twin.Base != "":
+		if err = r.touch(ctx, twin); errors.Is(err, ErrNotFound) { // it has gone meanwhile
+			return r.last(ctx, kv, m)
+		}
+		return false, err
+	case len(adapters) > 0:
 		slices.Sort(adapters)
-		err = fmt.Errorf("%w: %s", ErrHeld, strings.Join(adapters, ", "))
+		return true, fmt.Errorf("%w: %s", ErrHeld, strings.Join(adapters, ", "))
 	}
-	return last, err
+	return true, nil
 }
 
 // leave marks a pushed model's file: nothing names it now, and jobs may need it.
