@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -69,15 +70,24 @@ func (s *Scheduler) named(b string) bool {
 	return false
 }
 
-// retire drops the consumers. A model that was pushed at this moment gets them back.
+// retire drops the consumers. Who needs the base after all gets them back: a model that was pushed at this moment, or a job
+// that came behind the look. It ends what it began, whatever ends: nobody else would look at a base without consumers.
 func (s *Scheduler) retire(ctx context.Context, b string) {
-	err := s.cfg.Queue.DropBase(ctx, b)
-	if pause(ctx, viewLag); err == nil && s.named(b) {
-		err = s.cfg.Queue.SetupBase(ctx, b)
-	}
-	if err != nil && ctx.Err() == nil {
+	ctx = context.WithoutCancel(ctx)
+	if err := s.drop(ctx, b); err != nil {
 		s.cfg.Log.Warn().Err(err).Str("base", b).Msg("base not retired")
-		return
+	}
+}
+
+func (s *Scheduler) drop(ctx context.Context, b string) error {
+	if err := s.cfg.Queue.DropBase(ctx, b); err != nil {
+		return err
+	}
+	pause(ctx, viewLag)
+	orphan, err := s.orphan(ctx, b)
+	if !orphan { // or who knows
+		return errors.Join(err, s.cfg.Queue.SetupBase(ctx, b))
 	}
 	s.cfg.Log.Info().Str("base", b).Msg("base retired: no model has it, no job needs it")
+	return nil
 }

@@ -58,3 +58,27 @@ func TestRetire(t *testing.T) {
 		t.Errorf("left are %v", got)
 	}
 }
+
+// TestRetireMeetsJob: a job that came behind the look is dispatched all the same.
+func TestRetireMeetsJob(t *testing.T) {
+	p := newPlant(t)
+	models := registry.New(registry.Config{JS: p.q.JS(), Log: zerolog.Nop()})
+	sc, err := New(Config{Queue: p.q, Results: p.s, Batches: p.batches, Files: p.files, Lines: testLines{}, Models: models, Log: zerolog.Nop()})
+	ok(t, err)
+	ok(t, models.Setup(t.Context()))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { _ = models.Run(ctx) })
+	<-models.Ready()
+	sc.fleet, err = queue.WatchFleet(ctx, p.q.Conn())
+	ok(t, err)
+	base := strings.Repeat("0d", 32)
+	ok(t, p.q.SetupBase(t.Context(), base[:12]))
+	ok(t, p.q.Submit(t.Context(), &queue.Job{V: queue.V, ID: "job_late", Tenant: "acme", Lane: queue.Flex, Created: 1, Request: engine.Request{Model: engine.Model{Base: base}}}))
+	sc.retire(ctx, base[:12])
+	if bases, err := p.q.Bases(t.Context()); err != nil || !slices.Contains(bases, base[:12]) {
+		t.Errorf("the bases with consumers are %v, %v", bases, err)
+	}
+}
