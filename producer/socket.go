@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -26,6 +27,8 @@ type socket struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	turns  sync.WaitGroup
+	// writing is how many events wait to be written, or are. Each has a bound of its own.
+	writing atomic.Int32
 
 	mu    sync.Mutex
 	lanes map[string]*lane
@@ -180,7 +183,8 @@ func (sk *socket) leave(code websocket.StatusCode, why string) {
 	_ = sk.conn.Close(code, why)
 }
 
-// ping finds out that a client is gone which never said so.
+// ping finds out that a client is gone which never said so. One that is slow to read can't be asked meanwhile: the library
+// gives a ping five seconds to get past an event.
 func (sk *socket) ping() {
 	t := time.NewTicker(sk.s.cfg.KeepAlive)
 	defer t.Stop()
@@ -190,10 +194,13 @@ func (sk *socket) ping() {
 			return
 		case <-t.C:
 		}
+		if sk.writing.Load() > 0 {
+			continue
+		}
 		ctx, cancel := context.WithTimeout(sk.ctx, 2*sk.s.cfg.KeepAlive)
 		err := sk.conn.Ping(ctx)
 		cancel()
-		if err != nil {
+		if err != nil && sk.writing.Load() == 0 {
 			_ = sk.conn.CloseNow()
 			return
 		}
@@ -348,6 +355,8 @@ func (sk *socket) send(stream string, fields map[string]any) error {
 	if stream != "" {
 		fields["stream_id"] = stream
 	}
+	sk.writing.Add(1)
+	defer sk.writing.Add(-1)
 	ctx, cancel := context.WithTimeout(sk.ctx, slowest)
 	defer cancel()
 	if sk.conn.Write(ctx, websocket.MessageText, must(json.Marshal(fields))) != nil {

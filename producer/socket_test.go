@@ -1,15 +1,18 @@
 package producer
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -548,6 +551,46 @@ func TestSocketGone(t *testing.T) {
 		t.Errorf("%q", all)
 	}
 	wait(t, "its place is free", func() bool { return r.server.openSockets() == 0 })
+}
+
+// piped hands out one end of a pipe as its connection.
+type piped struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+func (p piped) WriteHeader(status int) {
+	_, _ = fmt.Fprintf(p.conn, "HTTP/1.1 %d\r\n\r\n", status)
+}
+
+func (p piped) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return p.conn, bufio.NewReadWriter(bufio.NewReader(p.conn), bufio.NewWriter(p.conn)), nil
+}
+
+// A client may take as long to read an event as that of a stream may, whatever pings do meanwhile.
+func TestSocketSlowReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		go func() { _, _ = theirs.Read(make([]byte, 64)) }() // the handshake's answer
+		r := httptest.NewRequest(http.MethodGet, responsesPath, nil)
+		for k, v := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} {
+			r.Header.Set(k, v)
+		}
+		conn, err := websocket.Accept(piped{httptest.NewRecorder(), ours}, r, nil)
+		ok(t, err)
+		sk := &socket{s: &Server{cfg: Config{KeepAlive: 15 * time.Second}}, conn: conn}
+		sk.ctx, sk.cancel = context.WithCancel(t.Context())
+		go sk.ping()
+		told := make(chan error, 1)
+		go func() { told <- sk.send("", map[string]any{"type": "response.created"}) }()
+		time.Sleep(slowest - time.Second) // the bubble's
+		_, err = theirs.Read(make([]byte, 64))
+		if told := <-told; err != nil || told != nil {
+			t.Errorf("it reads %v, and was told %v", err, told)
+		}
+		sk.cancel()
+		_ = conn.CloseNow()
+	})
 }
 
 // Many turns over many connections at once: each is answered, and nothing is left behind.
