@@ -106,6 +106,22 @@ func (r *Registry) last(ctx context.Context, kv jetstream.KeyValue, m Model) (bo
 	return true, nil
 }
 
+// displaced marks a pushed model whose name stands for another one now, if that was its last.
+func (r *Registry) displaced(ctx context.Context, m Model) error {
+	kv, err := r.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	last, err := r.last(ctx, kv, m)
+	if errors.Is(err, ErrHeld) { // it goes with its adapters
+		return nil
+	}
+	if err != nil || !last {
+		return err
+	}
+	return r.leave(ctx, kv, m)
+}
+
 // leave marks a pushed model's file: nothing names it now, and jobs may need it.
 func (r *Registry) leave(ctx context.Context, kv jetstream.KeyValue, model Model) error {
 	for {

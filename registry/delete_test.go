@@ -248,3 +248,22 @@ func TestDeleteTwins(t *testing.T) {
 		}
 	}
 }
+
+// TestDisplaced: a worker's own model that takes a pushed one's last name over leaves that one to its jobs.
+func TestDisplaced(t *testing.T) {
+	y := newYard(t)
+	m := y.pushModel("my", 1)
+	y.pushModel("twin", 1)
+	put := func(name string) {
+		t.Helper()
+		if err := y.Put(t.Context(), Model{Name: name, Base: other, Runtime: "llama"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if put("my"); len(y.Leaving()) != 0 {
+		t.Error("it has another name")
+	}
+	if put("twin"); y.leaves(1)[0].Base != m.Base || !y.has(m.Base) {
+		t.Errorf("leaving are %+v", y.Leaving())
+	}
+}

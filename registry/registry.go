@@ -66,14 +66,20 @@ func (r *Registry) Setup(ctx context.Context) error {
 func (r *Registry) Ready() <-chan struct{} { return r.ready }
 
 // Put registers a model, or changes what its name stands for. What a push told of the same base stays. A record that
-// says the same already is left alone. When Put returns, Resolve here knows the model; elsewhere after the watch's delay.
+// says the same already is left alone. When Put returns, Resolve here knows the model; elsewhere after the watch's delay. A
+// pushed model that loses its last name so is [Registry.Leaving], as after Delete.
 func (r *Registry) Put(ctx context.Context, m Model) error {
-	return r.update(ctx, m.Name, func(old Model) (Model, error) {
-		if old.Stored && old.Base == m.Base && old.Adapter == m.Adapter {
+	var before Model
+	err := r.update(ctx, m.Name, func(old Model) (Model, error) {
+		if before = old; old.Stored && old.Base == m.Base && old.Adapter == m.Adapter {
 			m.keep(old)
 		}
 		return m, nil
 	})
+	if err != nil || before.Base == m.Base {
+		return err
+	}
+	return r.displaced(ctx, before)
 }
 
 // Serve is Put for a pushed model that a worker serves: what it found out is noted. A name that does not stand for it any
