@@ -18,6 +18,7 @@ import (
 type kept struct {
 	blob.Ref
 	mark mark
+	old  bool // it was there before: jobs may need it
 }
 
 // upload is a file on its way into the store.
@@ -36,7 +37,10 @@ func (r *Registry) keep(ctx context.Context, store blob.Store, u upload) (f kept
 	}
 	from := &ggufReader{Reader: bufio.NewReader(u.file)}
 	f.Ref, err = store.Put(ctx, from, u.most, func(ref blob.Ref) (err error) {
-		f.mark, err = claim(ctx, kv, ref.Digest)
+		if f.mark, err = claim(ctx, kv, ref.Digest); err == nil {
+			_, there := store.Stat(ctx, ref.Digest)
+			f.old = !errors.Is(there, blob.ErrNotFound)
+		}
 		return err
 	})
 	if err != nil {
@@ -103,13 +107,13 @@ func stillThere(ctx context.Context, kv jetstream.KeyValue, store blob.Store, di
 }
 
 // forget deletes bytes that were refused, or have served, unless a name stands for them, or they were pushed again
-// meanwhile. Those of a model that leaves may be needed by jobs: they, and what else stays, are Sweep's.
+// meanwhile. Those that were there before may be needed by jobs: they, and what else stays, are Sweep's.
 func (r *Registry) forget(ctx context.Context, store blob.Store, f kept) {
 	ctx = context.WithoutCancel(ctx)
 	kv, err := r.bucket(ctx)
 	switch {
 	case err != nil:
-	case f.mark.Model != nil:
+	case f.old:
 		err = r.found(ctx, kv, f.Digest, f.mark)
 	default:
 		_, err = r.remove(ctx, kv, store, f.Digest, f.mark)

@@ -291,3 +291,27 @@ func TestSweepKeepsModels(t *testing.T) {
 		t.Errorf("%s, which nothing names now, is still there", m.Base)
 	}
 }
+
+// TestRefusedOverOld: a push that comes to nothing does not take away what was there before, for its jobs.
+func TestRefusedOverOld(t *testing.T) {
+	y := newYard(t)
+	first := y.push("poet", 1)
+	y.push("poet", 2)
+	y.jobs[first] = true
+	try := func(context.Context, Model, string) error { return context.Canceled }
+	if _, err := y.AddAdapter(t.Context(), y.store, Adapter{Name: "clerk", Base: "base", Try: try}, y.file(1)); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+	if !y.has(first) {
+		t.Fatal("it is gone")
+	}
+	for range 2 {
+		if y.ahead += KeptFor; y.sweep() != 0 || !y.has(first) {
+			t.Fatal("it is gone, and a job needs it")
+		}
+	}
+	delete(y.jobs, first)
+	if y.ahead += KeptFor; y.sweep() != 1 || y.has(first) {
+		t.Error("it stays")
+	}
+}
