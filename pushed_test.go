@@ -106,16 +106,18 @@ func TestPushedAreChosen(t *testing.T) {
 }
 
 func TestNeed(t *testing.T) {
-	m := registry.Model{Size: 1 << 30, KV: 128 << 10}
 	for name, c := range map[string]struct {
 		cfg  Config
+		kv   int64
 		want int64
 	}{
-		"as engines choose": {Config{}, 1<<30 + 8192*128<<10 + 512<<20},
-		"a short context":   {Config{Context: 1024}, 1<<30 + 1024*128<<10 + 512<<20},
-		"smaller numbers":   {Config{Context: 1024, KVType: "q8_0"}, 1<<30 + 1024*68<<10 + 512<<20},
+		"a head that lies":    {Config{}, 1 << 56, tooMuch},
+		"a sum that ran over": {Config{}, -1 << 40, tooMuch},
+		"as engines choose":   {Config{}, 128 << 10, 1<<30 + 8192*128<<10 + 512<<20},
+		"a short context":     {Config{Context: 1024}, 128 << 10, 1<<30 + 1024*128<<10 + 512<<20},
+		"smaller numbers":     {Config{Context: 1024, KVType: "q8_0"}, 128 << 10, 1<<30 + 1024*68<<10 + 512<<20},
 	} {
-		if got := c.cfg.need(m); got != c.want {
+		if got := c.cfg.need(registry.Model{Size: 1 << 30, KV: c.kv}); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}

@@ -59,11 +59,22 @@ func (c *Config) deviceIndex() int {
 // spareMemory is what an engine takes beside weights and KV cache: numbers under way, and the beginnings of prompts.
 const spareMemory = 512 << 20
 
+const (
+	// mostKV is more than a token's keys and values take in any model, in bytes: where a head says more it lies, and the
+	// sums below would run over.
+	mostKV = 1 << 30
+	// tooMuch memory is what no machine has. Sums of several of it hold.
+	tooMuch = 1 << 60
+)
+
 // need is what an engine of a pushed model takes, in bytes; the adapters that it loads (adapter_memory) come on top.
 func (c *Config) need(m registry.Model) int64 {
+	if m.KV < 0 || m.KV > mostKV {
+		return tooMuch
+	}
 	kv := m.KV * int64(cmp.Or(c.Context, gguf.FewCells))
 	if c.KVType == "q8_0" {
-		kv = kv * 34 / 64
+		kv = kv / 64 * 34
 	}
 	return m.Size + kv + spareMemory
 }

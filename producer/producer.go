@@ -64,8 +64,8 @@ type Config struct {
 	MaxModel int64
 	// MaxN bounds the answers of one request. 0: 8.
 	MaxN int
-	// TenantWaiting bounds the requests of one tenant that wait here at the same moment, and its open websockets; past it
-	// they get 429. 0: 512.
+	// TenantWaiting bounds the requests of one tenant that wait here at the same moment; past it they get 429. 0: 512. Its
+	// open websockets, each good for 16 requests at once, are bounded by an eighth of it.
 	TenantWaiting int
 	// Wait bounds how long a request waits for its answer. 0: 590 s, below the 600 s after which the SDKs hang up.
 	Wait time.Duration
@@ -142,7 +142,7 @@ func New(c Config) (*Server, error) {
 	c.SocketLife = cmp.Or(c.SocketLife, time.Hour)
 	s := &Server{cfg: c, background: make(chan *result.Verdict, 4096), idle: make(chan struct{}), leaving: make(chan struct{})}
 	s.waiting = tenants{most: c.TenantWaiting, n: map[string]int{}, gauge: metricWaiting, full: "Too many requests of this tenant are waiting for their answers (%d). Try again in a moment, or send them with 'Prefer: respond-async'."}
-	s.sockets = tenants{most: c.TenantWaiting, n: map[string]int{}, gauge: metricSockets, full: "Too many websockets of this tenant are open (%d). Close those that are done, or use one for several responses, each with a stream_id."}
+	s.sockets = tenants{most: socketsOf(c.TenantWaiting), n: map[string]int{}, gauge: metricSockets, full: "Too many websockets of this tenant are open (%d). Close those that are done, or use one for several responses, each with a stream_id."}
 	s.over, s.giveUp = context.WithCancelCause(context.Background())
 	s.hooks = webhook.NewEndpoints(webhook.EndpointsConfig{JS: c.Queue.JS(), Sealer: c.Sealer, Allow: c.WebhookAllow, Log: c.Log})
 	s.responses, s.chats = newResponseBook(c.Queue.JS(), c.Queue.Replicas()), newChatBook(c.Queue.JS(), c.Queue.Replicas())

@@ -80,12 +80,16 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) error {
 		return draining(w)
 	}
 	defer s.release()
-	if err := s.sockets.enter(who.Tenant, s.cfg.Access.Tenant(who.Tenant).MaxWaiting); err != nil {
+	if err := s.sockets.enter(who.Tenant, socketsOf(s.cfg.Access.Tenant(who.Tenant).MaxWaiting)); err != nil {
 		return err
 	}
 	defer s.sockets.leave(who.Tenant)
 	return s.upgrade(w, r, who)
 }
+
+// socketsOf is how many connections a tenant may hold that may have so many requests waiting, an eighth: each carries
+// several at once, and may hold several bodies of input. 0 stays 0, which is no bound of its own.
+func socketsOf(waiting int) int { return (waiting + 7) / 8 }
 
 func posted(r *http.Request) *http.Request {
 	out := *r
