@@ -118,7 +118,7 @@ func (p *pushed) look(ctx context.Context) {
 // pushedModels are those that can be asked for, and those that are deleted while accepted jobs may need them.
 func (s *stores) pushedModels() []registry.Model {
 	all := append(s.registry.List(), s.registry.Leaving()...)
-	return slices.DeleteFunc(all, func(m registry.Model) bool { return !m.Stored || m.Adapter != "" })
+	return slices.DeleteFunc(all, func(m registry.Model) bool { return !m.Pushed() })
 }
 
 // letGo ends what is not there any more. Its room is free once its engine has ended.

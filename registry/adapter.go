@@ -64,7 +64,7 @@ func (r *Registry) AddAdapter(ctx context.Context, store blob.Store, a Adapter, 
 func (r *Registry) stand(ctx context.Context, m, base Model) error {
 	var old Model
 	err := r.update(ctx, m.Name, func(o Model) (Model, error) { old = o; return m, nil })
-	if err != nil || !base.pushed() {
+	if err != nil || !base.Pushed() {
 		return err
 	}
 	if err := r.touch(ctx, base); err != nil {
@@ -76,29 +76,20 @@ func (r *Registry) stand(ctx context.Context, m, base Model) error {
 // touch makes a new revision of a model's record: a Delete that has not seen who stands on it since fails on that, and looks
 // again. ErrNotFound says that the Delete was first.
 func (r *Registry) touch(ctx context.Context, m Model) error {
-	n, err := ParseName(m.Name)
-	if err != nil {
-		return err
-	}
 	kv, err := r.bucket(ctx)
 	if err != nil {
 		return err
 	}
 	for {
 		e, err := get(ctx, kv, m.Name)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case e.there().Base != m.Base:
+			return fmt.Errorf("registry: model %s: %w", m.Name, ErrNotFound)
 		}
-		if e.there().Base != m.Base {
-			return fmt.Errorf("registry: model %s: %w", n, ErrNotFound)
-		}
-		revision, err := kv.Update(ctx, n.key(), encode(e.Model), e.revision)
-		if err == nil {
-			r.apply(n.key(), entry{Model: e.Model, revision: revision})
-			return nil
-		}
-		if overtaken(err) != nil {
-			return fmt.Errorf("registry: write model %s: %w", n, err)
+		if err = r.write(ctx, kv, e, e.Model); err == nil || overtaken(err) != nil {
+			return err
 		}
 	}
 }

@@ -76,7 +76,7 @@ func (r *Registry) take(ctx context.Context, kv jetstream.KeyValue, n Name, old 
 // last says whether a pushed model goes with this name. Adapters hold it then. Where it stays, another of its names is
 // touched: who deletes that one at this moment looks again, so that one of both is last.
 func (r *Registry) last(ctx context.Context, kv jetstream.KeyValue, m Model) (bool, error) {
-	if !m.pushed() {
+	if !m.Pushed() {
 		return false, nil
 	}
 	var adapters []string

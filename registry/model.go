@@ -60,8 +60,8 @@ type Model struct {
 	KV int64 `json:"kv,omitempty"`
 }
 
-// pushed says whether it is a model whose file any worker may fetch.
-func (m Model) pushed() bool { return m.Stored && m.Adapter == "" }
+// Pushed says whether it is a model, no adapter, whose file any worker may fetch.
+func (m Model) Pushed() bool { return m.Stored && m.Adapter == "" }
 
 // keep takes over what a push told of the same file.
 func (m *Model) keep(old Model) {

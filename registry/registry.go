@@ -86,7 +86,7 @@ func (r *Registry) Put(ctx context.Context, m Model) error {
 // more is left alone, for it may be leaving.
 func (r *Registry) Serve(ctx context.Context, m Model) error {
 	err := r.update(ctx, m.Name, func(old Model) (Model, error) {
-		if !old.pushed() || old.Base != m.Base {
+		if !old.Pushed() || old.Base != m.Base {
 			return m, ErrNotFound
 		}
 		m.keep(old)
@@ -117,9 +117,13 @@ func (r *Registry) update(ctx context.Context, s string, change func(old Model) 
 		if err != nil {
 			return err
 		}
-		m.V = V
-		err = r.write(ctx, kv, old, m)
-		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) && !errors.Is(err, jetstream.ErrKeyExists) {
+		m.V, m.Created = V, cmp.Or(old.Created, m.Created, time.Now().Unix())
+		if old.revision != 0 && old.same(m) {
+			n, _ := ParseName(m.Name)
+			r.apply(n.key(), entry{Model: m, revision: old.revision})
+			return nil
+		}
+		if err = r.write(ctx, kv, old, m); err == nil || overtaken(err) != nil {
 			return err
 		} // else someone else wrote it: look again
 	}
@@ -136,13 +140,10 @@ func (e entry) there() Model {
 // write replaces old, which is the zero entry where there is none.
 func (r *Registry) write(ctx context.Context, kv jetstream.KeyValue, old entry, m Model) (err error) {
 	n, _ := ParseName(m.Name)
-	m.Created = cmp.Or(old.Created, m.Created, time.Now().Unix())
 	revision := old.revision
-	switch {
-	case revision != 0 && old.same(m):
-	case revision == 0:
+	if revision == 0 {
 		revision, err = kv.Create(ctx, n.key(), encode(m))
-	default:
+	} else {
 		revision, err = kv.Update(ctx, n.key(), encode(m), revision)
 	}
 	if err != nil {
