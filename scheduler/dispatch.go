@@ -25,6 +25,7 @@ import (
 type dispatcher struct {
 	b       string
 	q       *queue.Queue
+	jobs    jetstream.Stream // JOBS, once it was asked
 	results *result.Store
 	fleet   *queue.Fleet
 	tenants tenants
@@ -292,11 +293,14 @@ func (d *dispatcher) lookBacklog(ctx context.Context) error {
 // what was fed: the backlog is read again from what was not purged.
 func (d *dispatcher) lookWindows(ctx context.Context) error {
 	js := d.q.JS()
-	st, err := js.Stream(ctx, queue.StreamJobs)
-	if err != nil {
-		return err
+	if d.jobs == nil {
+		st, err := js.Stream(ctx, queue.StreamJobs)
+		if err != nil {
+			return err
+		}
+		d.jobs = st
 	}
-	held, err := st.Info(ctx, jetstream.WithSubjectFilter(queue.JobsSubject("*", d.b)))
+	held, err := d.jobs.Info(ctx, jetstream.WithSubjectFilter(queue.JobsSubject("*", d.b)))
 	if err != nil {
 		return err
 	}

@@ -17,11 +17,7 @@ import (
 
 // TestRetire: a base is dispatched as long as a model, a worker or a job needs it.
 func TestRetire(t *testing.T) {
-	p := newPlant(t)
-	models := registry.New(registry.Config{JS: p.q.JS(), Log: zerolog.Nop()})
-	ok(t, models.Setup(t.Context()))
-	sc, err := New(Config{Queue: p.q, Results: p.s, Batches: p.batches, Files: p.files, Lines: testLines{}, Models: models, Log: zerolog.Nop()})
-	ok(t, err)
+	p, models, sc := newRetiring(t)
 	sc.retireEvery = 20 * time.Millisecond
 	if sc.named("none") != true {
 		t.Error("what is not known yet is nobody's")
@@ -61,17 +57,14 @@ func TestRetire(t *testing.T) {
 
 // TestRetireMeetsJob: a job that came behind the look is dispatched all the same.
 func TestRetireMeetsJob(t *testing.T) {
-	p := newPlant(t)
-	models := registry.New(registry.Config{JS: p.q.JS(), Log: zerolog.Nop()})
-	sc, err := New(Config{Queue: p.q, Results: p.s, Batches: p.batches, Files: p.files, Lines: testLines{}, Models: models, Log: zerolog.Nop()})
-	ok(t, err)
-	ok(t, models.Setup(t.Context()))
+	p, models, sc := newRetiring(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { _ = models.Run(ctx) })
 	<-models.Ready()
+	var err error
 	sc.fleet, err = queue.WatchFleet(ctx, p.q.Conn())
 	ok(t, err)
 	base := strings.Repeat("0d", 32)
@@ -81,4 +74,15 @@ func TestRetireMeetsJob(t *testing.T) {
 	if bases, err := p.q.Bases(t.Context()); err != nil || !slices.Contains(bases, base[:12]) {
 		t.Errorf("the bases with consumers are %v, %v", bases, err)
 	}
+}
+
+// newRetiring is a scheduler that knows of models, and is not started.
+func newRetiring(t *testing.T) (*plant, *registry.Registry, *Scheduler) {
+	t.Helper()
+	p := newPlant(t)
+	models := registry.New(registry.Config{JS: p.q.JS(), Log: zerolog.Nop()})
+	ok(t, models.Setup(t.Context()))
+	sc, err := New(Config{Queue: p.q, Results: p.s, Batches: p.batches, Files: p.files, Lines: testLines{}, Models: models, Log: zerolog.Nop()})
+	ok(t, err)
+	return p, models, sc
 }
