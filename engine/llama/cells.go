@@ -5,8 +5,8 @@ import "lorry/engine/gguf"
 // slotCells is how many cells each slot of an accelerator gets in a KV cache that nobody sizes.
 const slotCells = 2048
 
-// cells is the size of a KV cache that nobody sizes: on an accelerator what its slots are likely to want, within half of the memory that
-// the weights leave. The other half is for adapters, calls and other processes.
+// cells is the size of a KV cache that nobody sizes: on an accelerator what its slots are likely to want, within half of
+// the memory that the weights leave. The other half is for adapters, calls and other processes.
 func cells(c Config, dev device) int {
 	if !dev.accelerated() {
 		return gguf.FewCells

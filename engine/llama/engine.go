@@ -122,7 +122,7 @@ type Engine struct {
 	model    *model
 	adapters *adapters
 	config   Config
-	lane     // of all requests but deterministic ones
+	loop     *loop // of all requests but deterministic ones
 	exact    exactLane
 	gate     cores // held by the loop that computes
 	watch    watch
@@ -212,24 +212,24 @@ func start(c Config, m *model, device string, files *coreFiles) *Engine {
 		Models: []engine.ModelInfo{{Model: c.Model, Context: e.limit}},
 		Slots:  c.Slots, Ahead: min(ahead*c.Slots, lookAhead), Device: device, Version: "llama.cpp " + Version,
 	}
-	e.lane = *e.open(c, m)
+	e.loop = e.open(c, m)
 	c.Log.Info().Str("model", c.Model.Name).Str("device", device).Int("slots", c.Slots).Int("cells", m.cells).
 		Int("context", e.limit).Int("threads", c.Threads).Int("rows", m.rows).Msg("model loaded")
 	return e
 }
 
 // open starts a loop on a context.
-func (e *Engine) open(c Config, m *model) *lane {
-	l := &lane{newLoop(c, m, m.vocab, m.cells, m.branches)}
-	l.loop.gate = &e.gate
+func (e *Engine) open(c Config, m *model) *loop {
+	l := newLoop(c, m, m.vocab, m.cells, m.branches)
+	l.gate = &e.gate
 	if m == e.model {
-		l.loop.texts = &embedder{open: m.newEmbedContext, rack: &l.loop.rack}
-		l.loop.rack.texts = l.loop.texts
+		l.texts = &embedder{open: m.newEmbedContext, rack: &l.rack}
+		l.rack.texts = l.texts
 	}
 	go func() {
 		runtime.LockOSThread() // a CUDA device is current to a thread
 		defer runtime.UnlockOSThread()
-		l.loop.run()
+		l.run()
 	}()
 	return l
 }
@@ -267,7 +267,7 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		return nil, err
 	}
 	r = interruptible(r)
-	l, err := e.laneFor(r)
+	l, err := e.loopFor(r)
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +276,7 @@ func (e *Engine) Run(ctx context.Context, r *engine.Request, emit func(engine.Ch
 		return nil, err
 	}
 	u.begun = begun
-	if err := l.submit(u); err != nil {
+	if err := l.enter(u); err != nil {
 		u.free()
 		return nil, err
 	}
@@ -333,10 +333,10 @@ func (e *Engine) fresh(ctx context.Context, r *engine.Request, job prepared, str
 	return u, nil
 }
 
-// submit has the loop make what is left of the answers, if anything is.
-func (l *lane) submit(u *run) error {
+// enter has the loop make what is left of the answers, if anything is.
+func (l *loop) enter(u *run) error {
 	if u.open > 0 {
-		return l.loop.submit(u)
+		return l.submit(u)
 	}
 	u.free()
 	u.outbox.end(nil)

@@ -20,20 +20,17 @@ import (
 // It costs memory for the context's cells, from the first such request on, and time: such requests wait for each other,
 // and each of their tokens is a call of its own, between those of everybody else.
 type exactLane struct {
-	lane atomic.Pointer[lane] // nil: nobody has asked yet
+	loop atomic.Pointer[loop] // nil: nobody has asked yet
 
 	mu    sync.Mutex // held while the context is made
 	model *model
 	shut  bool
 }
 
-// lane is a loop.
-type lane struct{ loop *loop }
-
-// laneFor is where a request is computed.
-func (e *Engine) laneFor(r *engine.Request) (*lane, error) {
+// loopFor is where a request is computed.
+func (e *Engine) loopFor(r *engine.Request) (*loop, error) {
 	if !r.Deterministic {
-		return &e.lane, nil
+		return e.loop, nil
 	}
 	if r.Model.Adapter != "" {
 		return nil, unsupported("lorry.deterministic", "deterministic answers of an adapter")
@@ -41,7 +38,7 @@ func (e *Engine) laneFor(r *engine.Request) (*lane, error) {
 	x := &e.exact
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.lane.Load() == nil && !x.shut {
+	if x.loop.Load() == nil && !x.shut {
 		if err := e.openExact(); err != nil {
 			return nil, engine.Errorf(engine.Invalid, engine.CodeUnsupported, "lorry.deterministic",
 				"this engine has no room for deterministic answers, which need a context of their own: %v", err)
@@ -50,7 +47,7 @@ func (e *Engine) laneFor(r *engine.Request) (*lane, error) {
 	if x.shut {
 		return nil, errClosed()
 	}
-	return x.lane.Load(), nil
+	return x.loop.Load(), nil
 }
 
 // interruptible is the request as it can be kept: a deterministic answer is not gone on with, since its tokens would be
@@ -76,7 +73,7 @@ func (e *Engine) openExact() (err error) {
 		return err
 	}
 	c.Observe = e.watch.loop()
-	e.exact.lane.Store(e.open(c, e.exact.model))
+	e.exact.loop.Store(e.open(c, e.exact.model))
 	return nil
 }
 
@@ -85,19 +82,19 @@ func (x *exactLane) close() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.shut = true
-	if l := x.lane.Load(); l != nil {
-		l.loop.close()
+	if l := x.loop.Load(); l != nil {
+		l.close()
 		x.model.free()
 	}
 }
 
 // add counts what was done here to what all others did. It waits for no step.
 func (x *exactLane) add(s Stats) Stats {
-	l := x.lane.Load()
+	l := x.loop.Load()
 	if l == nil {
 		return s
 	}
-	own := l.loop.read()
+	own := l.read()
 	s.Steps, s.Rows, s.Drawn, s.Failed, s.Busy = s.Steps+own.Steps, s.Rows+own.Rows, s.Drawn+own.Drawn, s.Failed+own.Failed, s.Busy+own.Busy
 	s.Running, s.Waiting, s.Outstanding = s.Running+own.Running, s.Waiting+own.Waiting, s.Outstanding+own.Outstanding
 	return s

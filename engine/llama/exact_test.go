@@ -73,11 +73,11 @@ func TestDeterministicRefusals(t *testing.T) {
 	e := &Engine{}
 	r := precise()
 	r.Model.Adapter = "ab"
-	if _, err := e.laneFor(r); !errors.Is(err, engine.ErrInvalid) || engine.AsError(err).Param != "lorry.deterministic" {
+	if _, err := e.loopFor(r); !errors.Is(err, engine.ErrInvalid) || engine.AsError(err).Param != "lorry.deterministic" {
 		t.Errorf("got %v", err)
 	}
 	e.exact.shut = true
-	if _, err := e.laneFor(precise()); !errors.Is(err, engine.ErrUnavailable) {
+	if _, err := e.loopFor(precise()); !errors.Is(err, engine.ErrUnavailable) {
 		t.Errorf("closed: got %v", err)
 	}
 }

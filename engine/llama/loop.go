@@ -111,7 +111,8 @@ type loop struct {
 	stopped  chan struct{}
 }
 
-// newLoop takes Slots, Rows, StepTarget, IdleCells, NoShare and what follows from the device from c, and as many cells as dev has.
+// newLoop takes Slots, Rows, StepTarget, IdleCells, NoShare and what follows from the device from c, and as many cells as
+// dev has.
 func newLoop(c Config, dev decoder, v *vocab, cells int, branches bool) *loop {
 	observe := c.Observe
 	if observe == nil {
