@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -268,6 +271,94 @@ func TestCheckAdapter(t *testing.T) {
 			}
 			refused(t, CheckAdapter(read(t, write(t, settings, c.tensors)), base), c.want)
 		})
+	}
+}
+
+// TestWiden: what a wider adapter adds to each weight is the same, to the last bit.
+func TestWiden(t *testing.T) {
+	settings := []Setting{text("general.type", "adapter"), text("general.architecture", "llama"), {Key: "adapter.lora.alpha", Kind: Float32, Value: 12.5}}
+	tensors := []Tensor{matrix("blk.0.attn_q.weight.lora_a", F32, 6, 2), matrix("blk.0.attn_q.weight.lora_b", F32, 2, 5),
+		matrix("blk.0.ffn_up_exps.weight.lora_b", F32, 2, 3, 4), matrix("blk.0.ffn_up_exps.weight.lora_a", F32, 7, 2, 4)}
+	draw := rand.New(rand.NewPCG(1, 2))
+	var b, wide bytes.Buffer
+	err := Write(&b, settings, tensors, func(i int) (numbers []byte) {
+		for range tensors[i].Elements() {
+			numbers = binary.LittleEndian.AppendUint32(numbers, math.Float32bits(draw.Float32()-0.5))
+		}
+		return numbers
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrow := read(t, b.Bytes())
+	if n := narrow.Rank(); n != 2 {
+		t.Errorf("its rank is %d, want 2", n)
+	}
+	if err := Widen(&wide, narrow, bytes.NewReader(b.Bytes()), 16); err != nil {
+		t.Fatal(err)
+	}
+	wider := read(t, wide.Bytes())
+	if n := wider.Rank(); n != 32 {
+		t.Errorf("the wider one's rank is %d, want 32", n)
+	}
+	for _, weight := range []string{"blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"} {
+		want, got := product(t, narrow, b.Bytes(), weight), product(t, wider, wide.Bytes(), weight)
+		if len(want) == 0 || !slices.Equal(got, want) {
+			t.Errorf("%s changes by %v, want %v", weight, got, want)
+		}
+	}
+	if err := Widen(io.Discard, narrow, bytes.NewReader(b.Bytes()[:b.Len()-8]), 2); err == nil {
+		t.Error("numbers that are not there were read")
+	}
+}
+
+// product is what an adapter adds to a weight: B times A, by alpha ÷ rank, matrix by matrix.
+func product(t *testing.T, f *File, file []byte, weight string) (all []float64) {
+	t.Helper()
+	a, b := floats(t, f, file, weight+sideA), floats(t, f, file, weight+sideB)
+	shapeA, _ := f.Tensor(weight + sideA)
+	shapeB, _ := f.Tensor(weight + sideB)
+	in, rank, out := int(shapeA.Shape[0]), int(shapeA.Shape[1]), int(shapeB.Shape[1])
+	alpha, _ := f.Setting("adapter.lora.alpha")
+	for m := range int(shapeA.Shape[2]) {
+		for i := range in * out {
+			sum := 0.0
+			for k := range rank {
+				sum += float64(a[(m*rank+k)*in+i%in]) * float64(b[(m*out+i/in)*rank+k])
+			}
+			all = append(all, sum*alpha.Value.(float64)/float64(rank))
+		}
+	}
+	return all
+}
+
+func floats(t *testing.T, f *File, file []byte, name string) (all []float32) {
+	t.Helper()
+	x, ok := f.Tensor(name)
+	if !ok {
+		t.Fatalf("%s is not there", name)
+	}
+	for b := file[f.Data+x.Offset:][:x.Bytes()]; len(b) > 0; b = b[4:] {
+		all = append(all, math.Float32frombits(binary.LittleEndian.Uint32(b)))
+	}
+	return all
+}
+
+// TestRank: only what is widened without a difference has one.
+func TestRank(t *testing.T) {
+	q := []Tensor{matrix("blk.0.attn_q.weight.lora_a", F32, 64, 8), matrix("blk.0.attn_q.weight.lora_b", F32, 8, 96)}
+	for name, c := range map[string]struct {
+		more []Tensor
+		want int64
+	}{
+		"one":         {nil, 8},
+		"another":     {[]Tensor{matrix("blk.0.attn_v.weight.lora_a", F32, 64, 4), matrix("blk.0.attn_v.weight.lora_b", F32, 4, 96)}, 0},
+		"half floats": {[]Tensor{matrix("blk.0.attn_v.weight.lora_a", F16, 64, 8), matrix("blk.0.attn_v.weight.lora_b", F32, 8, 96)}, 0},
+		"embedding":   {[]Tensor{matrix("token_embd.weight.lora_a", F32, 8, 3), matrix("token_embd.weight.lora_b", F32, 8, 64)}, 0},
+	} {
+		if got := (&File{Tensors: append(q[:2:2], c.more...)}).Rank(); got != c.want {
+			t.Errorf("%s: got %d, want %d", name, got, c.want)
+		}
 	}
 }
 

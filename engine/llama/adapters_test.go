@@ -188,3 +188,33 @@ func TestManyAdapters(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// TestWideAdapters: an adapter of a small rank answers as its file says when it is given a larger one, and leaves no file
+// behind. One that would take too much of the memory for adapters stays as it is.
+func TestWideAdapters(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	c, digests := adapted(t, 1)
+	var answers [][]engine.Logprob
+	for _, widen := range []bool{false, true} {
+		e := open(t, c)
+		e.adapters.widen = widen
+		answers = append(answers, answer(t, e, with(digests[0], prompts[0], 24)).Choices[0].Logprobs)
+		a := e.adapters.keep(digests[0], nil)
+		if want := map[bool]int64{true: 4}[widen]; a.wider != want || a.bytes != max(1, want)*30*8*(576+576+576+192)*4 {
+			t.Errorf("it is %d times as wide, and takes %d bytes", a.wider, a.bytes)
+		}
+	}
+	if err := adapterDiffers(answers[0], answers[1]); err != nil || math.Abs(answers[0][0].Logprob-answers[1][0].Logprob) > 0.01 {
+		t.Errorf("the wide one answers otherwise: %v; first %v, want %v", err, answers[1][0].Logprob, answers[0][0].Logprob)
+	}
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	c.AdapterBytes = 8 << 20
+	e := open(t, c)
+	e.adapters.widen = true
+	answer(t, e, with(digests[0], prompts[0], 1))
+	if a := e.adapters.keep(digests[0], nil); a.wider != 0 {
+		t.Errorf("%d bytes of %d are made %d times as many", a.bytes, c.AdapterBytes, a.wider)
+	}
+}

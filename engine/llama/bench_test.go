@@ -128,6 +128,28 @@ func serveAdapters(b *testing.B, e *Engine, n, tokens int, digests []string) {
 	wg.Wait()
 }
 
+// BenchmarkRank: a prompt of 128 tokens without an adapter, with one of rank 8 as its file has it, and with the same one as
+// a CPU is given it.
+func BenchmarkRank(b *testing.B) {
+	c, digests := adapted(b, 1)
+	for _, x := range []struct {
+		name, adapter string
+		widen         bool
+	}{{"none", "", false}, {"8", digests[0], false}, {"wide", digests[0], true}} {
+		b.Run(x.name, func(b *testing.B) {
+			e := open(b, c)
+			e.adapters.widen = x.widen
+			for i := 0; b.Loop(); i++ {
+				q := ask("", 1)
+				q.Tokens, q.Model.Adapter = words(e, i, 128), x.adapter
+				if _, err := e.Run(b.Context(), q, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkPause is how long an answer pauses at most between two tokens while a prompt of 1,500 tokens is computed.
 func BenchmarkPause(b *testing.B) {
 	for _, target := range []time.Duration{-1, 0} {
