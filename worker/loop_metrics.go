@@ -32,6 +32,7 @@ var figures = []figure{
 	{"failed_calls_total", "Native calls that failed.", "", prometheus.CounterValue, single(func(s *engine.Snapshot) int { return s.Totals.Failed })},
 	{"shared_tokens_total", "Tokens of prompts that were found in the KV cache.", "", prometheus.CounterValue, single(func(s *engine.Snapshot) int { return s.Totals.Shared })},
 	{"preempted_total", "Sequences that lost their cells to older ones.", "", prometheus.CounterValue, single(func(s *engine.Snapshot) int { return s.Totals.Preempted })},
+	{"parked_total", "Sequences that gave their slots to those of another adapter, and kept their cells.", "", prometheus.CounterValue, single(func(s *engine.Snapshot) int { return s.Totals.Parked })},
 	{"rows_total", "Tokens computed, by kind: prompt, answer.", "kind", prometheus.CounterValue, func(s *engine.Snapshot) map[string]float64 {
 		return map[string]float64{"prompt": float64(s.Totals.PromptRows), "answer": float64(s.Totals.AnswerRows)}
 	}},

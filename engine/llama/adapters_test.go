@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"lorry/engine"
 	"lorry/engine/enginetest"
@@ -89,6 +90,28 @@ func TestAdaptersTogether(t *testing.T) {
 	}
 	if turns.AdapterLoads != 2 || turns.Changes < 2 {
 		t.Errorf("%+v", turns)
+	}
+}
+
+// TestParkedAnswers: who gave its slot to others goes on where it was.
+func TestParkedAnswers(t *testing.T) {
+	c, digests := adapted(t, 1, 2, 3)
+	c.Slots = 4
+	e := open(t, c)
+	request := func(i int) *engine.Request { return with(digests[i%3], prompts[i/3], 16) }
+	got := atOnce(t, e, 12, func(i int) *engine.Request {
+		for i > 2 && e.Stats().Drawn < 4 { // the first of each adapter draw
+			time.Sleep(time.Millisecond)
+		}
+		return request(i)
+	})
+	if s := e.Stats(); s.Parked == 0 || s.Preempted > 0 {
+		t.Errorf("nobody was parked, this test shows nothing: %+v", s)
+	}
+	for i := range got {
+		if err := adapterDiffers(answer(t, e, request(i)).Choices[0].Logprobs, got[i].Choices[0].Logprobs); err != nil {
+			t.Errorf("request %d: %v", i, err)
+		}
 	}
 }
 

@@ -128,6 +128,38 @@ func (l *loop) groups() (all []group) {
 	return all
 }
 
+// full leaves out the thin groups, unless all are.
+func (l *loop) full(groups []group, now time.Time) []group {
+	some := slices.DeleteFunc(slices.Clone(groups), func(g group) bool { return l.thin(g.adapter, now) })
+	if len(some) == 0 {
+		return groups
+	}
+	return some
+}
+
+// thin says that those of an adapter who are at work would compute in calls of twice as many once others, who wait for a
+// slot, have come to the same point: until then they only take the time of groups that are full. All of them draw, and
+// can wait.
+func (l *loop) thin(a *adapter, now time.Time) bool {
+	rows := 0
+	for _, s := range l.running {
+		if s.run.adapter != a {
+			continue
+		}
+		if s.drawn == 0 || s.pending() > 1 || s.run.forked && len(s.run.seqs) > 1 || !l.patient(s.run, now) {
+			return false
+		}
+		rows++
+	}
+	together := rows
+	for _, s := range l.waiting[:min(len(l.waiting), lookAhead)] {
+		if s.run.adapter == a && !s.run.started && l.there(s) {
+			together++
+		}
+	}
+	return 2*rows <= min(l.slots, together)
+}
+
 // mine are the sequences whose turn it is.
 func (l *loop) mine() []*sequence {
 	if l.stalled {
@@ -149,6 +181,9 @@ func (l *loop) turn(now time.Time) {
 		return
 	}
 	before := l.turns.now
+	if !fixed {
+		groups = l.full(groups, now)
+	}
 	next := l.turns.next(groups, now, fixed)
 	if next == before {
 		return

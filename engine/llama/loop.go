@@ -42,6 +42,7 @@ type Stats struct {
 	Drawn       int           // tokens of answers
 	Resumed     int           // tokens of answers that were drawn elsewhere, and computed here like prompts
 	Preempted   int           // sequences that lost their cells to older ones and came back later
+	Parked      int           // sequences that gave their slots to those of another adapter, and kept their cells
 	Failed      int           // native calls that failed
 	Busy        time.Duration // time in steps
 	Running     int
@@ -227,9 +228,12 @@ func (l *loop) takeInbox() {
 	l.answer()
 }
 
-// enqueue puts a new sequence behind those that are wanted no later. What has begun, and was preempted, stays before all.
+// enqueue puts a sequence behind those that are wanted no later, and were asked for before it. What has begun, and was
+// preempted, stays before all.
 func (l *loop) enqueue(s *sequence) {
-	at := slices.IndexFunc(l.waiting, func(x *sequence) bool { return !x.run.started && x.wanted() > s.wanted() })
+	at := slices.IndexFunc(l.waiting, func(x *sequence) bool {
+		return !x.run.started && (x.wanted() > s.wanted() || x.wanted() == s.wanted() && x.run.begun.After(s.run.begun))
+	})
 	if at < 0 {
 		at = len(l.waiting)
 	}
@@ -339,9 +343,9 @@ func (l *loop) admit() {
 	}
 }
 
-// yield takes slots back from those of whose prompts nothing was computed yet, where more of the favoured adapter wait than
-// there are of theirs: so who came first, one of each adapter, does not leave calls to few rows. They wait on where they
-// waited before.
+// yield takes slots back where more of the favoured adapter wait: from those of smaller groups of whose prompts nothing
+// was computed yet, and from thin groups, whose cells are kept for them. So who came first, one of each adapter, does not
+// leave calls to few rows. They wait on where they waited before.
 func (l *loop) yield(now time.Time) {
 	f := l.turns.favoured
 	wanted := 0
@@ -357,8 +361,14 @@ func (l *loop) yield(now time.Time) {
 	together := min(l.slots, rows[f]+wanted)
 	wanted -= l.slots - len(l.running)
 	for _, s := range slices.Backward(slices.Clone(l.running)) {
-		if a := s.run.adapter; wanted > 0 && a != f && rows[a] < together && s.untouched() && l.patient(s.run, now) {
+		a := s.run.adapter
+		switch {
+		case wanted <= 0 || a == f || !l.patient(s.run, now):
+		case rows[a] < together && s.untouched():
 			l.giveBack(s)
+			wanted--
+		case l.cache.keeps(s) && l.thin(a, now):
+			l.park(s)
 			wanted--
 		}
 	}
@@ -370,6 +380,14 @@ func (l *loop) giveBack(s *sequence) {
 	l.vacate(s, false)
 	s.run.started = false
 	l.enqueue(s)
+}
+
+// park has a sequence wait again behind what it has computed, which is kept.
+func (l *loop) park(s *sequence) {
+	s.run.started = false
+	l.enqueue(s)
+	l.vacate(s, true)
+	l.stats.Parked++
 }
 
 // early says that a sequence's prompt would only wait: those of its adapter that are at work, and wanted no later, fill a
@@ -396,7 +414,9 @@ func (l *loop) start(s *sequence) bool {
 	l.stats.Mismatched = l.cache.wrong
 	if u := s.run; !u.started {
 		u.started = true
-		u.usage.CachedTokens = s.done
+		if s.drawn == 0 { // else it was parked
+			u.usage.CachedTokens = s.done
+		}
 	}
 	if u := s.run; !u.held { // it may have started elsewhere
 		u.held = true

@@ -234,6 +234,9 @@ func (c *cache) retire(s *sequence, waiting []*sequence) {
 	c.keep(s, c.ids[len(c.ids)-1])
 }
 
+// keeps says that what a sequence has computed can be kept for itself to come back to.
+func (c *cache) keeps(s *sequence) bool { return c.share && !s.alone && s.done <= c.bound }
+
 // awaited is how many of a sequence's first cells somebody who waits begins with.
 func (c *cache) awaited(s *sequence, waiting []*sequence) (most int) {
 	for _, w := range waiting {

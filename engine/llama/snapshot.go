@@ -112,7 +112,7 @@ func (l *loop) look() engine.Snapshot {
 	}
 	s.Totals.Times = slices.Clone(s.Totals.Times)
 	s.Totals.Failed, s.Totals.Drawn, s.Totals.Shared = l.stats.Failed, l.stats.Drawn, l.stats.Shared
-	s.Totals.Preempted, s.Totals.Mismatched = l.stats.Preempted, l.stats.Mismatched
+	s.Totals.Preempted, s.Totals.Parked, s.Totals.Mismatched = l.stats.Preempted, l.stats.Parked, l.stats.Mismatched
 	for _, x := range l.running {
 		s.Running = append(s.Running, l.gauge.describe(x))
 	}

@@ -13,6 +13,7 @@ import (
 //     change then takes less than a tenth of the time. Of several sequences it is as many times as long, up to longTurn.
 //   - Adapters wait in line, and go to its end after their turn. So each waits for one turn of each other.
 //   - Whose deadline is near goes first, and cuts a long turn short; but not twice in a row while others wait.
+//   - Who would compute in far fuller calls when others of the same adapter have come has no turn before (thin).
 //
 // A context for each adapter would have no changes. It would cost a KV cache for each, which has to be divided
 // beforehand, and on a CPU only one of them could compute at a time all the same: see BenchmarkAdapters. Here all

@@ -109,10 +109,14 @@ func fleet(n int) (all []*adapter) {
 
 // adapterWorld is a loop over a machine on which a call takes 10 ms, 5 more after a change, and loading takes 50.
 func adapterWorld(t *testing.T, most int64) (*world, *machine) {
+	return slottedWorld(t, 4, most)
+}
+
+func slottedWorld(t *testing.T, slots int, most int64) (*world, *machine) {
 	m := newMachine(t, 4000, nil)
 	m.shop.step, m.shop.change, m.shop.copy = 10*time.Millisecond, 5*time.Millisecond, 50*time.Millisecond
 	w := &world{submitted: make(chan struct{})}
-	w.loop = newLoop(Config{Slots: 4, Rows: 16, IdleCells: 500, StepTarget: -1, AdapterBytes: most}, m, numbers(), 4000, true)
+	w.loop = newLoop(Config{Slots: slots, Rows: 16, IdleCells: 500, StepTarget: -1, AdapterBytes: most}, m, numbers(), 4000, true)
 	go w.loop.run()
 	t.Cleanup(w.close)
 	return w, m
@@ -141,6 +145,14 @@ func (w *world) ask(t *testing.T, a *adapter, n, first int, streams bool) *job {
 		t.Fatal(err)
 	}
 	return &job{run: u, n: n}
+}
+
+// each begins a job for each of the adapters.
+func (w *world) each(t *testing.T, adapters []*adapter, n, first int) (jobs []*job) {
+	for i, a := range adapters {
+		jobs = append(jobs, w.begin(t, a, n, first+i))
+	}
+	return jobs
 }
 
 // finish waits for jobs and checks what they say.
@@ -314,6 +326,95 @@ func TestSlotsComeBack(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFullCallsGoFirst: who was let in before the others of its adapter came waits for them, instead of computing alone
+// and leaving calls one short. But not who is watched.
+func TestFullCallsGoFirst(t *testing.T) {
+	for early := range 9 {
+		for _, watched := range []bool{false, true} {
+			t.Run(fmt.Sprint(early, watched), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w, _ := slottedWorld(t, 8, 1000)
+					kinds := fleet(8)
+					finish(t, w.each(t, kinds, 1, 90)) // all are loaded
+					before, began := w.read(), time.Now()
+					var jobs []*job
+					for i := range 32 {
+						if i == early {
+							time.Sleep(300 * time.Millisecond)
+						}
+						jobs = append(jobs, w.ask(t, kinds[i%8], 50, i, watched && i < early))
+					}
+					finish(t, jobs)
+					noErrors(t, jobs)
+					s := w.read()
+					mean := float64(s.Drawn-before.Drawn) / float64(s.Steps-before.Steps)
+					if !watched && mean < 3.7 {
+						t.Errorf("calls draw %.2f tokens on average, of 4", mean)
+					}
+					for i, j := range jobs {
+						if j.usage.CachedTokens > 2 {
+							t.Errorf("job %d found %d tokens of its prompt: these are its own", i, j.usage.CachedTokens)
+						}
+					}
+					for i, j := range jobs[:early] {
+						if took := j.done.Sub(began); watched && took > 6*time.Second {
+							t.Errorf("job %d is watched, and took %v", i, took)
+						}
+					}
+					if len(w.loop.running)+len(w.loop.waiting) > 0 || s.Outstanding > 0 {
+						t.Errorf("%d run and %d wait when all have ended: %+v", len(w.loop.running), len(w.loop.waiting), s)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestEnqueue: who comes back waits where it waited before, behind preempted ones and before those that are wanted later.
+func TestEnqueue(t *testing.T) {
+	l, at := &loop{}, time.Unix(1000, 0)
+	of := func(id string, begun int, wanted int64, started bool) *sequence {
+		return &sequence{run: &run{request: &engine.Request{ID: id, Deadline: wanted}, begun: at.Add(time.Duration(begun) * time.Second), started: started}}
+	}
+	l.waiting = []*sequence{of("preempted", 9, 0, true)}
+	for _, s := range []*sequence{of("c", 3, 0, false), of("soon", 4, 5, false), of("a", 1, 0, false), of("d", 4, 0, false), of("b", 2, 0, false)} {
+		l.enqueue(s)
+	}
+	var ids []string
+	for _, s := range l.waiting {
+		ids = append(ids, s.run.request.ID)
+	}
+	if want := []string{"preempted", "soon", "a", "b", "c", "d"}; !slices.Equal(ids, want) {
+		t.Errorf("got %q, want %q", ids, want)
+	}
+}
+
+// TestParkedWaitIsBounded: who waits for others of its adapter gets on after a tenure, however many of another keep coming.
+func TestParkedWaitIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := slottedWorld(t, 8, 1000)
+		kinds := fleet(2)
+		finish(t, w.each(t, kinds, 1, 90))
+		crowd := []*job{w.begin(t, kinds[0], 50, 1)}
+		early := w.begin(t, kinds[1], 50, 2)
+		began := time.Now()
+		time.Sleep(300 * time.Millisecond) // it has drawn some
+		for i := range 320 {               // forty rounds of half a second
+			crowd = append(crowd, w.begin(t, kinds[0], 50, i%90))
+		}
+		mates := w.each(t, []*adapter{kinds[1], kinds[1], kinds[1]}, 50, 3)
+		var wg sync.WaitGroup
+		wg.Go(func() { finish(t, crowd) })
+		finish(t, []*job{early})
+		if took := time.Since(began); took > tenure+3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		finish(t, mates)
+		wg.Wait()
+		noErrors(t, append(crowd, early))
+	})
 }
 
 // TestCrowdOfAdapters: requests of many adapters, in no order, share calls with those of their own, and all are
