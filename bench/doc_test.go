@@ -28,6 +28,7 @@ type up struct {
 	url, dir string
 	cmd      *exec.Cmd
 	client   *http.Client
+	stop     func()
 }
 
 // startUp starts one on a folder of its own and waits until it is ready.
@@ -50,7 +51,7 @@ func startUp(b *testing.B, engine string, env ...string) *up {
 	if err := u.cmd.Start(); err != nil {
 		b.Fatalf("%v; run: make build", err)
 	}
-	b.Cleanup(func() {
+	u.stop = sync.OnceFunc(func() {
 		_ = u.cmd.Process.Signal(syscall.SIGTERM)
 		_ = u.cmd.Wait()
 		_ = os.RemoveAll(dir)
@@ -58,6 +59,7 @@ func startUp(b *testing.B, engine string, env ...string) *up {
 			b.Log(said.String())
 		}
 	})
+	b.Cleanup(u.stop)
 	waitReady(b, u)
 	return u
 }

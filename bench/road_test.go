@@ -21,30 +21,37 @@ import (
 const roadPrompts, roadTokens, roadBurst, roadSlots, roadThreads = 64, 48, 16, 8, 1
 
 // BenchmarkRoad: tokens a second through the whole road (HTTP, JetStream, worker, RESULTS, Redis) against the engine
-// alone in its process, on the same prompts, slots and threads. Beside it, what no neighbour on the machine changes: how
-// many steps the road's engine made for each of the other's, and how much of the road's time it made none.
+// alone in its process, on the same prompts, slots and threads. Both sides are started anew in each round: where a
+// process's memory happens to lie makes it a tenth slower or faster for as long as it lives. Beside it, what no neighbour
+// on the machine changes: how many steps the road's engine made for each of the other's, and how much of the road's time
+// it made none.
 func BenchmarkRoad(b *testing.B) {
-	u := startUp(b, "llama", "LORRY_LOG_LEVEL=warn", fmt.Sprint("LORRY_SLOTS=", roadSlots), fmt.Sprint("LORRY_THREADS=", roadThreads))
-	alone := startEngine(b)
 	var spent time.Duration
-	all := 0
+	var ratios, ours, theirs []float64
+	var steps, aloneSteps, busy float64
 	for b.Loop() {
-		var ratios, ours, theirs []float64
-		for range rounds {
-			road, engine := takeTurns(b, all, u.burst, alone.burst)
-			all, spent = all+1, spent+road
+		for round := range rounds {
+			u, alone := startRoad(b), startEngine(b)
+			road, engine := takeTurns(b, round, u.burst, alone.burst)
+			made, took := u.steps(b)
+			steps, aloneSteps, busy, spent = steps+made, aloneSteps+alone.steps(b), busy+took, spent+road
+			u.stop()
+			_ = alone.Close()
 			r, e := rate(road), rate(engine)
-			b.Logf("round %d: engine alone %.1f tokens/s, whole road %.1f, ratio %.3f", all, e, r, r/e)
+			b.Logf("round %d: engine alone %.1f tokens/s, whole road %.1f, ratio %.3f", round+1, e, r, r/e)
 			ratios, ours, theirs = append(ratios, r/e), append(ours, r), append(theirs, e)
 		}
-		b.ReportMetric(median(ratios), "road/engine")
-		b.ReportMetric(median(ours), "road-tok/s")
-		b.ReportMetric(median(theirs), "engine-tok/s")
-		steps, busy := u.steps(b, all)
-		b.ReportMetric(steps/alone.steps(b), "steps/steps")
-		b.ReportMetric(100*(1-busy/spent.Seconds()), "idle-%")
-		b.ReportMetric(0, "ns/op")
 	}
+	b.ReportMetric(median(ratios), "road/engine")
+	b.ReportMetric(median(ours), "road-tok/s")
+	b.ReportMetric(median(theirs), "engine-tok/s")
+	b.ReportMetric(steps/aloneSteps, "steps/steps")
+	b.ReportMetric(100*(1-busy/spent.Seconds()), "idle-%")
+	b.ReportMetric(0, "ns/op")
+}
+
+func startRoad(b *testing.B) *up {
+	return startUp(b, "llama", "LORRY_LOG_LEVEL=warn", fmt.Sprint("LORRY_SLOTS=", roadSlots), fmt.Sprint("LORRY_THREADS=", roadThreads))
 }
 
 // takeTurns has two sides answer a round's prompts, and says how long each took. Who is first changes each time.
@@ -98,11 +105,11 @@ func (u *up) burst(b *testing.B, first int) time.Duration {
 	})
 }
 
-// steps is how many steps the engine has made for so many rounds, and their seconds. A prompt's last row gives the first
-// token; each other one takes a row of its own.
-func (u *up) steps(b *testing.B, rounds int) (steps, seconds float64) {
+// steps is how many steps the engine has made for a round, and their seconds. A prompt's last row gives the first token;
+// each other one takes a row of its own.
+func (u *up) steps(b *testing.B) (steps, seconds float64) {
 	b.Helper()
-	rows := float64(rounds * roadPrompts * (roadTokens - 1))
+	const rows = roadPrompts * (roadTokens - 1)
 	for end := time.Now().Add(time.Minute); u.metric(b, `lorry_engine_rows_total{kind="answer"`) < rows; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.Fatal("the worker has not shown its engine's steps for a minute")
