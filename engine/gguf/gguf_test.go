@@ -455,3 +455,28 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestTokenBytes: a head that lies about what it has gives no sum that runs over.
+func TestTokenBytes(t *testing.T) {
+	head := func(layers, groups, length uint64) *File {
+		settings := []Setting{text("general.architecture", "llama"), u32("llama.block_count", layers), u32("llama.embedding_length", 4096),
+			u32("llama.attention.head_count", 32), u32("llama.attention.head_count_kv", groups), u32("llama.attention.key_length", length),
+			u32("llama.attention.value_length", length)}
+		return read(t, write(t, settings, nil))
+	}
+	for _, c := range []struct {
+		f           *File
+		kvType      string
+		least, most int64
+	}{
+		{head(32, 8, 128), "f16", 128 << 10, 128 << 10},
+		{head(32, 8, 128), "q8_0", 68 << 10, 68 << 10},
+		{head(1<<21, 1<<21, 1<<20), "f16", 1 << 45, tooMany * 2},
+		{head(1<<21, 1<<21, 1<<20), "q8_0", 1 << 45, tooMany * 2},
+		{head(1<<22, 8, 128), "f16", 0, 0},
+	} {
+		if got := c.f.TokenBytes(c.kvType); got < c.least || got > c.most {
+			t.Errorf("%v as %s: %d bytes a token, want %d to %d", c.f.Settings, c.kvType, got, c.least, c.most)
+		}
+	}
+}
