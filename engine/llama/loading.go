@@ -103,10 +103,10 @@ func (u *run) deadline() time.Time {
 }
 
 // there says that a sequence's adapter is loaded. While the favoured one waits for room, no request begins with another
-// that could be freed: else these might hold all of it for ever.
+// that could be freed: else these might hold all of it for ever. Who has begun goes on, since it holds its adapter.
 func (l *loop) there(s *sequence) bool {
 	a, f := s.run.adapter, l.turns.favoured
-	if !f.there() && f != l.loading && a != nil && a != f && !a.pinned && !s.run.started {
+	if !f.there() && f != l.loading && a != nil && a != f && !a.pinned && !s.run.started && !s.run.held {
 		return false
 	}
 	return a.there()

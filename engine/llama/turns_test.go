@@ -372,6 +372,39 @@ func TestFullCallsGoFirst(t *testing.T) {
 	}
 }
 
+// TestParkedHoldsNoRoom: an adapter that needs the room of one whose answers are parked gets it, since these go on.
+func TestParkedHoldsNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := slottedWorld(t, 8, 200)
+		kinds := fleet(3)
+		kinds[2].bytes = 200 // all there is
+		finish(t, w.each(t, kinds[:2], 1, 90))
+		jobs := w.each(t, kinds[:2], 50, 0)
+		time.Sleep(300 * time.Millisecond) // both draw
+		for i := range 60 {                // four seconds
+			jobs = append(jobs, w.begin(t, kinds[1], 50, 10+i))
+		}
+		jobs = append(jobs, w.each(t, []*adapter{kinds[0], kinds[0], kinds[0]}, 50, 50)...)
+		time.Sleep(500 * time.Millisecond)
+		if w.read().Parked == 0 {
+			t.Error("nobody was parked: this test shows nothing")
+		}
+		u := counting(t.Context(), "hurry", 50, 1, 7, 8, 60)
+		u.begun, u.outbox, u.adapter, u.scope.adapter = time.Now(), newOutbox(false), kinds[2], kinds[2].digest
+		u.request.Deadline = time.Now().Add(4 * time.Second).UnixMilli()
+		if err := w.submit(u); err != nil {
+			t.Fatal(err)
+		}
+		hurry := &job{run: u, n: 50}
+		asked := time.Now()
+		finish(t, append(jobs, hurry))
+		noErrors(t, append(jobs, hurry))
+		if took := hurry.done.Sub(asked); took > 4*time.Second {
+			t.Errorf("who hurried waited %v for room", took)
+		}
+	})
+}
+
 // TestEnqueue: who comes back waits where it waited before, behind preempted ones and before those that are wanted later.
 func TestEnqueue(t *testing.T) {
 	l, at := &loop{}, time.Unix(1000, 0)
