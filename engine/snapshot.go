@@ -104,8 +104,8 @@ type Totals struct {
 	Drawn      int   `json:"drawn"`
 	Shared     int   `json:"shared"` // tokens found in cells
 	Preempted  int   `json:"preempted"`
-	Parked     int   `json:"parked"`     // sequences that gave their slots to those of another adapter, and kept their cells
-	Mismatched int   `json:"mismatched"` // times that the cells were not what was believed; 0 but for a fault
+	Parked     int   `json:"parked,omitempty"` // sequences that gave their slots to those of another adapter, and kept their cells
+	Mismatched int   `json:"mismatched"`       // times that the cells were not what was believed; 0 but for a fault
 	Parts      Parts `json:"parts"`
 	// Times counts steps by how long they took: Times[i] of at most StepBounds[i], the last one of more.
 	Times []int `json:"times"`
