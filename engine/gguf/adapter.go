@@ -74,7 +74,7 @@ func (f *File) checkSide(t Tensor, base *File) error {
 func checkPair(a, b, w Tensor) error {
 	rank, in, out := a.Shape[1], a.Shape[0], b.Shape[1]
 	want, inner := [2]int64{w.Shape[0], w.Shape[1]}, b.Shape[0]
-	if strings.HasSuffix(w.Name, "token_embd.weight") {
+	if transposed(w.Name) {
 		rank, in, out = a.Shape[0], b.Shape[1], a.Shape[1]
 	}
 	switch {
@@ -87,6 +87,9 @@ func checkPair(a, b, w Tensor) error {
 	}
 	return nil
 }
+
+// transposed says that llama.cpp wants a weight's pair the other way round.
+func transposed(weight string) bool { return strings.HasSuffix(weight, "token_embd.weight") }
 
 // Finite reads the numbers of a file's tensors, where they are not quantized, and refuses one that is infinite or no
 // number at all: all answers would be.

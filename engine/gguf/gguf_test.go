@@ -351,10 +351,11 @@ func TestRank(t *testing.T) {
 		more []Tensor
 		want int64
 	}{
-		"one":         {nil, 8},
-		"another":     {[]Tensor{matrix("blk.0.attn_v.weight.lora_a", F32, 64, 4), matrix("blk.0.attn_v.weight.lora_b", F32, 4, 96)}, 0},
-		"half floats": {[]Tensor{matrix("blk.0.attn_v.weight.lora_a", F16, 64, 8), matrix("blk.0.attn_v.weight.lora_b", F32, 8, 96)}, 0},
-		"embedding":   {[]Tensor{matrix("token_embd.weight.lora_a", F32, 8, 3), matrix("token_embd.weight.lora_b", F32, 8, 64)}, 0},
+		"one":               {nil, 8},
+		"another":           {[]Tensor{matrix("blk.0.attn_v.weight.lora_a", F32, 64, 4), matrix("blk.0.attn_v.weight.lora_b", F32, 4, 96)}, 0},
+		"half floats":       {[]Tensor{matrix("blk.0.attn_v.weight.lora_a", F16, 64, 8), matrix("blk.0.attn_v.weight.lora_b", F32, 8, 96)}, 0},
+		"embedding":         {[]Tensor{matrix("token_embd.weight.lora_a", F32, 8, 3), matrix("token_embd.weight.lora_b", F32, 8, 64)}, 0},
+		"another embedding": {[]Tensor{matrix("per_layer_token_embd.weight.lora_a", F32, 8, 8), matrix("per_layer_token_embd.weight.lora_b", F32, 8, 64)}, 0},
 	} {
 		if got := (&File{Tensors: append(q[:2:2], c.more...)}).Rank(); got != c.want {
 			t.Errorf("%s: got %d, want %d", name, got, c.want)

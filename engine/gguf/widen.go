@@ -11,10 +11,11 @@ import (
 func (f *File) Rank() (rank int64) {
 	for _, t := range f.Tensors {
 		n := t.Shape[0]
-		if strings.HasSuffix(t.Name, sideA) {
+		weight, isA := strings.CutSuffix(t.Name, sideA)
+		if isA {
 			n = t.Shape[1]
 		}
-		if t.Type != F32 || strings.HasPrefix(t.Name, "token_embd.") || rank != 0 && n != rank {
+		if t.Type != F32 || transposed(strings.TrimSuffix(weight, sideB)) || rank != 0 && n != rank {
 			return 0
 		}
 		rank = n
