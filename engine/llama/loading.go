@@ -151,13 +151,17 @@ func (l *loop) thin(a *adapter, now time.Time) bool {
 		}
 		rows++
 	}
-	together := rows
+	return 2*rows <= min(l.slots, rows+l.queued(a))
+}
+
+// queued is how many of an adapter wait for a slot alone.
+func (l *loop) queued(a *adapter) (n int) {
 	for _, s := range l.waiting[:min(len(l.waiting), lookAhead)] {
 		if s.run.adapter == a && !s.run.started && l.there(s) {
-			together++
+			n++
 		}
 	}
-	return 2*rows <= min(l.slots, together)
+	return n
 }
 
 // mine are the sequences whose turn it is.

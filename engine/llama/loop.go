@@ -348,12 +348,7 @@ func (l *loop) admit() {
 // leave calls to few rows. They wait on where they waited before.
 func (l *loop) yield(now time.Time) {
 	f := l.turns.favoured
-	wanted := 0
-	for _, s := range l.waiting[:min(len(l.waiting), lookAhead)] {
-		if s.run.adapter == f && !s.run.started && l.there(s) {
-			wanted++
-		}
-	}
+	wanted := l.queued(f)
 	rows := map[*adapter]int{}
 	for _, s := range l.running {
 		rows[s.run.adapter]++
@@ -382,7 +377,7 @@ func (l *loop) giveBack(s *sequence) {
 	l.enqueue(s)
 }
 
-// park has a sequence wait again behind what it has computed, which is kept.
+// park has a sequence wait again behind what it has computed. It waits before it leaves, so that its cells are kept for it.
 func (l *loop) park(s *sequence) {
 	s.run.started = false
 	l.enqueue(s)

@@ -135,16 +135,30 @@ func (w *world) begin(t *testing.T, a *adapter, n, first int) *job {
 }
 
 func (w *world) ask(t *testing.T, a *adapter, n, first int, streams bool) *job {
+	return w.enter(t, newJob(t, a, n, first, streams))
+}
+
+func newJob(t *testing.T, a *adapter, n, first int, streams bool) *job {
 	u := counting(t.Context(), fmt.Sprint(first), n, 1, 7, 8, int32(first))
 	u.begun, u.outbox = time.Now(), newOutbox(streams)
 	u.adapter = a
 	if a != nil {
 		u.scope.adapter = a.digest
 	}
-	if err := w.submit(u); err != nil {
+	return &job{run: u, n: n}
+}
+
+func (w *world) enter(t *testing.T, j *job) *job {
+	if err := w.submit(j.run); err != nil {
 		t.Fatal(err)
 	}
-	return &job{run: u, n: n}
+	return j
+}
+
+// perCall is how many tokens a call drew on average since before.
+func (w *world) perCall(before Stats) float64 {
+	s := w.read()
+	return float64(s.Drawn-before.Drawn) / float64(s.Steps-before.Steps)
 }
 
 // each begins a job for each of the adapters.
@@ -270,7 +284,7 @@ func TestAdaptersGoTogether(t *testing.T) {
 		finish(t, jobs)
 		noErrors(t, jobs)
 		s := w.read()
-		if mean := float64(s.Drawn) / float64(s.Steps); mean < 1.8 {
+		if mean := w.perCall(Stats{}); mean < 1.8 {
 			t.Errorf("calls draw %.1f tokens on average, of 2: %+v", mean, s)
 		}
 	})
@@ -292,19 +306,14 @@ func TestSlotsComeBack(t *testing.T) {
 						if i == first {
 							time.Sleep(5 * time.Millisecond) // a step has begun
 						}
-						u := counting(t.Context(), fmt.Sprint(i), 50, 1, 7, 8, int32(i))
-						u.begun, u.outbox, u.adapter = time.Now(), newOutbox(watched && i == 1), kinds[i%2]
-						u.scope.adapter, u.request.Began = u.adapter.digest, func() { begun[i]++ }
-						if err := w.submit(u); err != nil {
-							t.Fatal(err)
-						}
-						jobs = append(jobs, &job{run: u, n: 50})
+						j := newJob(t, kinds[i%2], 50, i, watched && i == 1)
+						j.request.Began = func() { begun[i]++ }
+						jobs = append(jobs, w.enter(t, j))
 					}
 					finish(t, jobs)
 					noErrors(t, jobs)
 					s := w.read()
-					mean := float64(s.Drawn-before.Drawn) / float64(s.Steps-before.Steps)
-					if !watched && mean < 3.5 {
+					if mean := w.perCall(before); !watched && mean < 3.5 {
 						t.Errorf("calls draw %.1f tokens on average, of 4", mean)
 					}
 					for i, j := range jobs {
@@ -349,8 +358,7 @@ func TestFullCallsGoFirst(t *testing.T) {
 					finish(t, jobs)
 					noErrors(t, jobs)
 					s := w.read()
-					mean := float64(s.Drawn-before.Drawn) / float64(s.Steps-before.Steps)
-					if !watched && mean < 3.7 {
+					if mean := w.perCall(before); !watched && mean < 3.7 {
 						t.Errorf("calls draw %.2f tokens on average, of 4", mean)
 					}
 					for i, j := range jobs {
@@ -389,14 +397,9 @@ func TestParkedHoldsNoRoom(t *testing.T) {
 		if w.read().Parked == 0 {
 			t.Error("nobody was parked: this test shows nothing")
 		}
-		u := counting(t.Context(), "hurry", 50, 1, 7, 8, 60)
-		u.begun, u.outbox, u.adapter, u.scope.adapter = time.Now(), newOutbox(false), kinds[2], kinds[2].digest
-		u.request.Deadline = time.Now().Add(4 * time.Second).UnixMilli()
-		if err := w.submit(u); err != nil {
-			t.Fatal(err)
-		}
-		hurry := &job{run: u, n: 50}
-		asked := time.Now()
+		hurry, asked := newJob(t, kinds[2], 50, 60, false), time.Now()
+		hurry.request.Deadline = asked.Add(4 * time.Second).UnixMilli()
+		w.enter(t, hurry)
 		finish(t, append(jobs, hurry))
 		noErrors(t, append(jobs, hurry))
 		if took := hurry.done.Sub(asked); took > 4*time.Second {
@@ -463,7 +466,7 @@ func TestCrowdOfAdapters(t *testing.T) {
 		finish(t, jobs)
 		noErrors(t, jobs)
 		s := w.read()
-		if mean := float64(s.Drawn) / float64(s.Steps); mean < 3 {
+		if mean := w.perCall(Stats{}); mean < 3 {
 			t.Errorf("calls draw %.1f tokens on average, of 4: %+v", mean, s)
 		}
 		shown, err := w.inspect(t.Context())
