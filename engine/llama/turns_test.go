@@ -135,7 +135,9 @@ func (w *world) begin(t *testing.T, a *adapter, n, first int) *job {
 }
 
 func (w *world) ask(t *testing.T, a *adapter, n, first int, streams bool) *job {
-	return w.enter(t, newJob(t, a, n, first, streams))
+	j := newJob(t, a, n, first, streams)
+	w.enter(j)
+	return j
 }
 
 func newJob(t *testing.T, a *adapter, n, first int, streams bool) *job {
@@ -148,11 +150,14 @@ func newJob(t *testing.T, a *adapter, n, first int, streams bool) *job {
 	return &job{run: u, n: n}
 }
 
-func (w *world) enter(t *testing.T, j *job) *job {
-	if err := w.submit(j.run); err != nil {
-		t.Fatal(err)
+// enter queues jobs at one moment: the loop sees all of them, or none.
+func (w *world) enter(jobs ...*job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, j := range jobs {
+		w.inbox = append(w.inbox, j.run)
 	}
-	return j
+	w.signal()
 }
 
 // perCall is how many tokens a call drew on average since before.
@@ -162,10 +167,16 @@ func (w *world) perCall(before Stats) float64 {
 }
 
 // each begins a job for each of the adapters.
-func (w *world) each(t *testing.T, adapters []*adapter, n, first int) (jobs []*job) {
-	for i, a := range adapters {
-		jobs = append(jobs, w.begin(t, a, n, first+i))
+func (w *world) each(t *testing.T, adapters []*adapter, n, first int) []*job {
+	return w.many(t, len(adapters), adapters, n, first)
+}
+
+// many begins count jobs of n tokens, of one of the adapters after the other.
+func (w *world) many(t *testing.T, count int, adapters []*adapter, n, first int) (jobs []*job) {
+	for i := range count {
+		jobs = append(jobs, newJob(t, adapters[i%len(adapters)], n, (first+i)%100, false))
 	}
+	w.enter(jobs...)
 	return jobs
 }
 
@@ -200,10 +211,7 @@ func TestTurnsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := adapterWorld(t, 1000)
 		kinds := append(fleet(2), nil)
-		var jobs []*job
-		for i, a := range kinds {
-			jobs = append(jobs, w.begin(t, a, 200, i))
-		}
+		jobs := w.each(t, kinds, 200, 0)
 		began := time.Now()
 		finish(t, jobs)
 		noErrors(t, jobs)
@@ -252,10 +260,7 @@ func TestTurnsWaitIsBounded(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, _ := adapterWorld(t, 1000)
 				kinds := fleet(2)
-				var crowd []*job
-				for i := range 120 { // 4 slots: 30 rounds of half a second
-					crowd = append(crowd, w.begin(t, kinds[0], 50, i%90))
-				}
+				crowd := w.many(t, 120, kinds[:1], 50, 0) // 4 slots: 30 rounds of half a second
 				time.Sleep(100 * time.Millisecond)
 				late := w.ask(t, kinds[1], 10, 99, c.streams)
 				began := time.Now()
@@ -277,10 +282,7 @@ func TestAdaptersGoTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := adapterWorld(t, 1000)
 		kinds := fleet(8)
-		var jobs []*job
-		for i := range 16 { // two of each, and four slots
-			jobs = append(jobs, w.begin(t, kinds[i%8], 50, i))
-		}
+		jobs := w.many(t, 16, kinds, 50, 0) // two of each, and four slots
 		finish(t, jobs)
 		noErrors(t, jobs)
 		s := w.read()
@@ -299,17 +301,19 @@ func TestSlotsComeBack(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w, _ := adapterWorld(t, 1000)
 					kinds, begun := fleet(2), make([]int, 16)
-					finish(t, []*job{w.begin(t, kinds[0], 1, 90), w.begin(t, kinds[1], 1, 91)}) // both are loaded
+					finish(t, w.each(t, kinds, 1, 90)) // both are loaded
 					before := w.read()
 					var jobs []*job
 					for i := range begun {
 						if i == first {
+							w.enter(jobs...)
 							time.Sleep(5 * time.Millisecond) // a step has begun
 						}
 						j := newJob(t, kinds[i%2], 50, i, watched && i == 1)
 						j.request.Began = func() { begun[i]++ }
-						jobs = append(jobs, w.enter(t, j))
+						jobs = append(jobs, j)
 					}
+					w.enter(jobs[first:]...)
 					finish(t, jobs)
 					noErrors(t, jobs)
 					s := w.read()
@@ -351,10 +355,12 @@ func TestFullCallsGoFirst(t *testing.T) {
 					var jobs []*job
 					for i := range 32 {
 						if i == early {
+							w.enter(jobs...)
 							time.Sleep(300 * time.Millisecond)
 						}
-						jobs = append(jobs, w.ask(t, kinds[i%8], 50, i, watched && i < early))
+						jobs = append(jobs, newJob(t, kinds[i%8], 50, i, watched && i < early))
 					}
+					w.enter(jobs[early:]...)
 					finish(t, jobs)
 					noErrors(t, jobs)
 					s := w.read()
@@ -388,18 +394,16 @@ func TestParkedHoldsNoRoom(t *testing.T) {
 		kinds[2].bytes = 200 // all there is
 		finish(t, w.each(t, kinds[:2], 1, 90))
 		jobs := w.each(t, kinds[:2], 50, 0)
-		time.Sleep(300 * time.Millisecond) // both draw
-		for i := range 60 {                // four seconds
-			jobs = append(jobs, w.begin(t, kinds[1], 50, 10+i))
-		}
-		jobs = append(jobs, w.each(t, []*adapter{kinds[0], kinds[0], kinds[0]}, 50, 50)...)
+		time.Sleep(300 * time.Millisecond)                        // both draw
+		jobs = append(jobs, w.many(t, 60, kinds[1:2], 50, 10)...) // four seconds
+		jobs = append(jobs, w.many(t, 3, kinds[:1], 50, 50)...)
 		time.Sleep(500 * time.Millisecond)
 		if w.read().Parked == 0 {
 			t.Error("nobody was parked: this test shows nothing")
 		}
 		hurry, asked := newJob(t, kinds[2], 50, 60, false), time.Now()
 		hurry.request.Deadline = asked.Add(4 * time.Second).UnixMilli()
-		w.enter(t, hurry)
+		w.enter(hurry)
 		finish(t, append(jobs, hurry))
 		noErrors(t, append(jobs, hurry))
 		if took := hurry.done.Sub(asked); took > 4*time.Second {
@@ -433,14 +437,11 @@ func TestParkedWaitIsBounded(t *testing.T) {
 		w, _ := slottedWorld(t, 8, 1000)
 		kinds := fleet(2)
 		finish(t, w.each(t, kinds, 1, 90))
-		crowd := []*job{w.begin(t, kinds[0], 50, 1)}
-		early := w.begin(t, kinds[1], 50, 2)
-		began := time.Now()
-		time.Sleep(300 * time.Millisecond) // it has drawn some
-		for i := range 320 {               // forty rounds of half a second
-			crowd = append(crowd, w.begin(t, kinds[0], 50, i%90))
-		}
-		mates := w.each(t, []*adapter{kinds[1], kinds[1], kinds[1]}, 50, 3)
+		both, began := w.each(t, kinds, 50, 1), time.Now()
+		crowd, early := both[:1], both[1]
+		time.Sleep(300 * time.Millisecond)                         // it has drawn some
+		crowd = append(crowd, w.many(t, 320, kinds[:1], 50, 3)...) // forty rounds of half a second
+		mates := w.many(t, 3, kinds[1:], 50, 3)
 		var wg sync.WaitGroup
 		wg.Go(func() { finish(t, crowd) })
 		finish(t, []*job{early})
@@ -461,8 +462,9 @@ func TestCrowdOfAdapters(t *testing.T) {
 		kinds := fleet(8)
 		var jobs []*job
 		for i := range 64 {
-			jobs = append(jobs, w.begin(t, kinds[i*5%8], 20, i%90))
+			jobs = append(jobs, newJob(t, kinds[i*5%8], 20, i, false))
 		}
+		w.enter(jobs...)
 		finish(t, jobs)
 		noErrors(t, jobs)
 		s := w.read()
@@ -504,10 +506,7 @@ func TestBrokenAdapter(t *testing.T) {
 		kinds := fleet(3)
 		kinds[2].bytes, kinds[1].pinned = 200, true
 		m.shop.broken = kinds[0]
-		var jobs []*job
-		for i, a := range []*adapter{kinds[0], nil, kinds[1], kinds[0], kinds[2]} {
-			jobs = append(jobs, w.begin(t, a, 10, i))
-		}
+		jobs := w.each(t, []*adapter{kinds[0], nil, kinds[1], kinds[0], kinds[2]}, 10, 0)
 		finish(t, jobs)
 		for i, bad := range []bool{true, false, false, true, true} { // the last has no room beside the pinned one
 			if errors.Is(jobs[i].err, engine.ErrInvalid) != bad || !bad && jobs[i].err != nil {
