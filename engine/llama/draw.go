@@ -28,6 +28,7 @@ func (l *loop) harvest(rows []row) {
 			continue // its run ended within this call
 		}
 		l.cache.computed(r.seq, r.token)
+		l.stats.Shared, r.seq.found = l.stats.Shared+r.seq.found, 0
 		if !r.output {
 			continue
 		}

@@ -371,7 +371,6 @@ func (l *loop) yield(now time.Time) {
 
 // giveBack has a sequence wait again, as if it had never been let in.
 func (l *loop) giveBack(s *sequence) {
-	l.stats.Shared -= s.done
 	l.vacate(s, false)
 	s.run.started = false
 	l.enqueue(s)
@@ -405,15 +404,16 @@ func (l *loop) start(s *sequence) bool {
 	if !l.cache.admit(s) {
 		return false
 	}
-	l.stats.Shared += s.done
 	l.stats.Mismatched = l.cache.wrong
-	if u := s.run; !u.started {
-		u.started = true
-		if s.drawn == 0 { // else it was parked
-			u.usage.CachedTokens = s.done
-		}
-	}
-	if u := s.run; !u.held { // it may have started elsewhere
+	u := s.run
+	switch {
+	case u.started:
+		s.found = s.done
+	case s.drawn == 0:
+		s.found, u.usage.CachedTokens = s.done, s.done
+	} // else it was parked, and finds its own
+	u.started = true
+	if !u.held { // it may have started elsewhere
 		u.held = true
 		l.rack.begin(u.adapter)
 		u.request.Begin()

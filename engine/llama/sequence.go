@@ -38,6 +38,7 @@ type sequence struct {
 	choice  int
 	tokens  []int32   // the prompt, then the answer so far
 	done    int       // tokens in the KV cache
+	found   int       // of these, those that it shares, until they are counted
 	slot    int       // -1 while waiting
 	holder  *holder   // of its cells, while it has a slot
 	spare   int       // cells reserved for tokens to come

@@ -295,7 +295,7 @@ func TestAdaptersGoTogether(t *testing.T) {
 // TestSlotsComeBack: however many of the slots were given to the first requests of each adapter, they go to those of one
 // when the others have come; but who is watched keeps its own. Each hears once that it has begun.
 func TestSlotsComeBack(t *testing.T) {
-	for first := range 5 {
+	for first := range 6 {
 		for _, watched := range []bool{false, true} {
 			t.Run(fmt.Sprint(first, watched), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
