@@ -62,37 +62,31 @@ func (c *contest) measure(ctx context.Context, f *formatReport) error {
 // count is how many requests a workload has: as many for each slot, however many there are.
 func (o *options) count(w workload) int { return w.n * max(1, o.slots/usualSlots) }
 
-// rival is a side of a row, with what is to be reported of it.
+// rival is a side of a row, with the best of its settings, and what is to be reported of it.
 type rival struct {
-	side
-	out *outcome
+	start func() (side, error)
+	out   *outcome
 }
 
-// workload lets the sides take turns at one: new prompts in each round, and another side is first.
+// workload lets the sides take turns at one: new prompts in each round, and another side is first. All are started anew
+// in each: where a process's memory happens to lie makes it a tenth slower or faster for as long as it lives.
 func (c *contest) workload(ctx context.Context, w workload) (row, error) {
 	r := row{Key: w.key, Name: w.name, Goal: w.goal}
 	if w.adapters > 0 && c.o.noAdapters != "" {
 		r.Skipped = c.o.noAdapters
 		return r, nil
 	}
-	sides, err := c.sides(ctx, w, &r)
-	for _, x := range sides {
-		defer x.close()
-	}
+	rivals, err := c.rivals(ctx, w, &r)
 	if err != nil {
 		return r, err
 	}
 	for i := range c.o.rounds {
 		requests := w.requests(i, c.o.count(w))
-		turns := make([]turn, len(sides))
-		for k := range sides {
-			x := (i + k) % len(sides)
-			if turns[x], err = round(ctx, sides[x], requests); err != nil {
-				return r, err
-			}
-			progress("%s, round %d: %s %.1f tokens/s", w.key, i+1, sides[x].name(), turns[x].rate)
+		turns, err := c.turns(ctx, w, rivals, i, requests)
+		if err != nil {
+			return r, err
 		}
-		for k, x := range sides {
+		for k, x := range rivals {
 			x.out.add(turns[0], turns[k])
 		}
 		r.Answers += len(requests)
@@ -100,21 +94,47 @@ func (c *contest) workload(ctx context.Context, w workload) (row, error) {
 	return r, nil
 }
 
-// sides are started, ours first: each with the best of its settings.
-func (c *contest) sides(ctx context.Context, w workload, r *row) (sides []rival, err error) {
+// turns has each rival answer a round's requests, when it has answered some others.
+func (c *contest) turns(ctx context.Context, w workload, rivals []rival, number int, requests []request) ([]turn, error) {
+	turns, sides := make([]turn, len(rivals)), make([]side, len(rivals))
+	for k, x := range rivals {
+		s, err := x.start()
+		if err != nil {
+			return nil, err
+		}
+		defer s.close()
+		if _, err := round(ctx, s, c.trial(w, warmRounds+number)); err != nil {
+			return nil, err
+		}
+		sides[k] = s
+	}
+	for k := range sides {
+		x := (number + k) % len(sides)
+		t, err := round(ctx, sides[x], requests)
+		if err != nil {
+			return nil, err
+		}
+		progress("%s, round %d: %s %.1f tokens/s", w.key, number+1, sides[x].name(), t.rate)
+		turns[x] = t
+	}
+	return turns, nil
+}
+
+// rivals are those of a row, ours first.
+func (c *contest) rivals(ctx context.Context, w workload, r *row) (rivals []rival, err error) {
 	add := func(out *outcome, settings []string, start func(more string) (side, error)) {
 		if err != nil {
 			return
 		}
 		best, e := c.best(ctx, w, out, settings, start)
 		if err = e; err == nil {
-			sides = append(sides, rival{best, out})
+			rivals = append(rivals, rival{func() (side, error) { return start(best) }, out})
 		}
 	}
 	add(&r.Ours, []string{""}, func(string) (side, error) { return startOurs(ctx, c.o, c.file, w.adapters) })
 	add(&r.Server, w.server, func(more string) (side, error) { return startTheirs(ctx, c.o, c.file, w.adapters, more) })
 	if r.Kronk.Missing = c.o.noKronk; r.Kronk.Missing != "" || err != nil {
-		return sides, err
+		return rivals, err
 	}
 	file := c.endless
 	if w.requests(0, 1)[0].schema != nil {
@@ -128,23 +148,34 @@ func (c *contest) sides(ctx context.Context, w workload, r *row) (sides []rival,
 		why, _, _ := strings.Cut(err.Error(), "\n") // each request says the same
 		r.Kronk, err = outcome{Missing: why}, nil
 	}
-	return sides, err
+	return rivals, err
 }
 
-// best tries settings on the workload and keeps the fastest side. It is warm then.
-func (c *contest) best(ctx context.Context, w workload, out *outcome, settings []string, start func(more string) (side, error)) (side, error) {
+// best tries settings on the workload and names the fastest.
+func (c *contest) best(ctx context.Context, w workload, out *outcome, settings []string, start func(more string) (side, error)) (setting string, err error) {
+	most := 0.0
 	best, err := choose(settings, start, func(i int, x side) (float64, error) {
-		t, err := round(ctx, x, w.requests(trialRounds+i, trialTurns*c.o.slots))
+		t, err := round(ctx, x, c.trial(w, trialRounds+i))
 		if err == nil {
 			out.Tried = append(out.Tried, trial{x.command(), t.rate})
 			progress("%s, trial: %s %s: %.1f tokens/s", w.key, x.name(), settings[i], t.rate)
+			if t.rate >= most {
+				most, setting = t.rate, settings[i]
+			}
 		}
 		return t.rate, err
 	})
-	if err == nil {
-		out.Command = best.command()
+	if err != nil {
+		return "", err
 	}
-	return best, err
+	out.Command = best.command()
+	best.close()
+	return setting, nil
+}
+
+// trial is what a side answers before a round that counts.
+func (c *contest) trial(w workload, number int) []request {
+	return w.requests(number, trialTurns*c.o.slots)
 }
 
 // choose starts a side with each of the settings, keeps the one that scores most and closes the others: all of them after
@@ -176,8 +207,8 @@ func choose[S interface{ close() }](settings []string, start func(more string) (
 // trialTurns are how many requests each slot has in a trial: what a slot held before costs some settings more.
 const trialTurns = 2
 
-// trialRounds are the numbers of rounds before those that count.
-const trialRounds = 1000
+// trialRounds are the numbers of rounds in which settings are tried, warmRounds of those that warm a side.
+const trialRounds, warmRounds = 1000, 2000
 
 // turn is one side's go at a round.
 type turn struct {

@@ -142,15 +142,18 @@ func TestBestSettings(t *testing.T) {
 		message string
 		closed  int
 	}{
-		"the first":  {rates: []float64{9, 8, 7}, want: "fixed 9", closed: 2},
-		"the last":   {rates: []float64{7, 8, 9}, want: "fixed 9", closed: 2},
+		"the first":  {rates: []float64{9, 8, 7}, want: "fixed 9", closed: 3},
+		"the last":   {rates: []float64{7, 8, 9}, want: "fixed 9", closed: 3},
 		"one breaks": {rates: []float64{7, 8}, err: broken, message: "broken", closed: 2},
 		"too short":  {rates: []float64{7}, less: 1, message: "made 31 tokens, not 32", closed: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				closed, n := 0, 0
-				settings := make([]string, len(test.rates))
+				var settings []string
+				for _, rate := range test.rates {
+					settings = append(settings, fmt.Sprint("fixed ", rate))
+				}
 				if test.err != nil {
 					settings = append(settings, "")
 				}
@@ -167,7 +170,7 @@ func TestBestSettings(t *testing.T) {
 					}
 					return
 				}
-				if err != nil || best.command() != test.want || out.Command != test.want || len(out.Tried) != len(test.rates) || closed != test.closed {
+				if err != nil || best != test.want || out.Command != test.want || len(out.Tried) != len(test.rates) || closed != test.closed {
 					t.Errorf("got %v, %v, %+v, %d closed", best, err, out, closed)
 				}
 			})
