@@ -3,10 +3,13 @@ package llama
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hybridgroup/yzma/pkg/llama"
 
 	"lorry/engine"
 )
@@ -260,4 +263,34 @@ func differing(want, got []string) float64 {
 		}
 	}
 	return 100 * float64(n) / float64(len(want))
+}
+
+// BenchmarkPool: answers with threads that stay, and with new ones for each call, by turns in one context.
+func BenchmarkPool(b *testing.B) {
+	for _, slots := range []int{1, 4, 8} {
+		b.Run(fmt.Sprint(slots, "slots"), func(b *testing.B) {
+			c := quickly(b)
+			c.Slots, c.Threads = slots, 2
+			e := open(b, c)
+			timed := func() float64 {
+				begun := time.Now()
+				serve(b, e, slots, 64, func(i int) []int32 { return words(e, i, 8) })
+				return time.Since(begun).Seconds()
+			}
+			timed() // warm
+			var ratios []float64
+			for b.Loop() {
+				e.gate.Lock()
+				llama.DetachThreadpool(e.model.ctx)
+				e.gate.Unlock()
+				without := timed()
+				e.gate.Lock()
+				attach(e.model.ctx, e.model.pool)
+				e.gate.Unlock()
+				ratios = append(ratios, without/timed())
+			}
+			slices.Sort(ratios)
+			b.ReportMetric(ratios[len(ratios)/2], "pool/none")
+		})
+	}
 }

@@ -565,6 +565,7 @@ func (m *model) newEmbedContext() (vectors, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a context for vectors: %w", library.log.explain(err))
 	}
+	attach(c.ctx, m.pool)
 	if c.mem, err = llama.GetMemory(c.ctx); err != nil || c.mem == 0 {
 		llama.Free(c.ctx)
 		return nil, fmt.Errorf("make a context for vectors: it has no memory")

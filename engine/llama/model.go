@@ -29,12 +29,13 @@ type model struct {
 	rows     int       // most rows of one call
 	slots    int
 	params   llama.ContextParams // of ctx
+	pool     llama.Threadpool    // of all its contexts; 0: each call starts its own threads
 	adapter  llama.AdapterLora   // that ctx computes with; 0: none
 	branches bool                // a range of one sequence's cells may be shared with another
 	// listing is held while an adapter is loaded, and while a context is made: llama.cpp then reads the list of a model's
 	// adapters, which has no lock.
 	listing  *sync.Mutex
-	borrowed bool // the handle is another's
+	borrowed bool // the handle and the pool are another's
 }
 
 // openModel loads a file and makes its context. A bad file is one clear error, as far as llama.cpp does not abort on
@@ -162,6 +163,7 @@ func (m *model) makeContext(c Config, dev device) (err error) {
 	p.KVUnified = 1 // sequences share cells, and any of them may grow to the limit
 	p.SwaFull = 1   // sliding windows keep all cells, so that prefixes can be shared
 	p.NoPerf = 1
+	m.pool = newPool(c.Threads, dev)
 	return m.create(p)
 }
 
@@ -172,6 +174,7 @@ func (m *model) create(p llama.ContextParams) (err error) {
 	if m.mem, err = llama.GetMemory(m.ctx); err != nil || m.mem == 0 {
 		return errors.New("it has no KV cache")
 	}
+	attach(m.ctx, m.pool)
 	m.params = p
 	m.cells = int(llama.NCtx(m.ctx))
 	m.rows = min(m.rows, int(llama.NBatch(m.ctx)))
@@ -208,6 +211,7 @@ func (m *model) free() {
 	}
 	if !m.borrowed {
 		llama.ModelFree(m.handle)
+		llama.ThreadpoolFree(m.pool)
 	}
 }
 
