@@ -113,7 +113,7 @@ func (l *loop) there(s *sequence) bool {
 }
 
 // groups are the running sequences by adapter.
-func (l *loop) groups() (all []group) {
+func (l *loop) groups(now time.Time) (all []group) {
 	for _, s := range l.running {
 		i := slices.IndexFunc(all, func(g group) bool { return g.adapter == s.run.adapter })
 		if i < 0 {
@@ -121,6 +121,7 @@ func (l *loop) groups() (all []group) {
 		}
 		g := &all[i]
 		g.rows++
+		g.urgent = g.urgent || s.run.urgent(now)
 		if d := s.run.deadline(); !d.IsZero() && (g.deadline.IsZero() || d.Before(g.deadline)) {
 			g.deadline = d
 		}
@@ -176,7 +177,7 @@ func (l *loop) mine() []*sequence {
 // goes on with those whose turn it is, and where there are none it waits. Since the file was in memory before, that is
 // as long as copying it takes.
 func (l *loop) turn(now time.Time) {
-	groups := l.groups()
+	groups := l.groups(now)
 	fixed := l.loading != nil
 	if fixed {
 		l.stalled = !l.sized || !slices.ContainsFunc(groups, func(g group) bool { return g.adapter == l.turns.now })

@@ -49,7 +49,7 @@ func TestPoolGoesWithItsEngine(t *testing.T) {
 		t.Error("the deterministic context has a pool of its own")
 	}
 	e.Close()
-	for range 2 * strangers {
+	for range strangers + 2 {
 		open(t, c).Close()
 	}
 	if n := tasks(t) - before; n > strangers {

@@ -11,6 +11,7 @@ import (
 //
 //   - A turn is at least turnFactor times as long as what a change costs, by the mean of what changes have cost here; a
 //     change then takes less than a tenth of the time. Of several sequences it is as many times as long, up to longTurn.
+//     While nobody watches any of them it is calmTurn: who waits is no later for it on average, since others are done sooner.
 //   - Adapters wait in line, and go to its end after their turn. So each waits for one turn of each other.
 //   - Whose deadline is near goes first, and cuts a long turn short; but not twice in a row while others wait.
 //   - Who would compute in far fuller calls when others of the same adapter have come has no turn before (thin).
@@ -41,6 +42,8 @@ const (
 	turnFactor = 10
 	// longTurn bounds a turn of many sequences: how long the tokens of others pause.
 	longTurn = 500 * time.Millisecond
+	// calmTurn is how long a turn lasts that nobody watches others wait for.
+	calmTurn = 2 * time.Second
 	// soon is when a deadline lets its adapter go first.
 	soon = 5 * time.Second
 	// ample is how far a deadline is that no order of requests endangers.
@@ -56,6 +59,7 @@ type group struct {
 	adapter  *adapter
 	rows     int
 	deadline time.Time // the nearest; zero: none
+	urgent   bool      // somebody waits for what one of them draws
 }
 
 // near says that one of them must hurry.
@@ -101,7 +105,11 @@ func (t *turns) queue(groups []group) {
 func (t *turns) over(groups []group, g group, now time.Time) bool {
 	least := turnFactor * t.cost.change()
 	took := now.Sub(t.begun)
-	if took >= max(least, min(longTurn, time.Duration(g.rows)*least)) {
+	long := min(longTurn, time.Duration(g.rows)*least)
+	if !slices.ContainsFunc(groups, func(o group) bool { return o.urgent && o.adapter != t.now }) {
+		long = calmTurn
+	}
+	if took >= max(least, long) {
 		return true
 	}
 	return took >= least && !t.rushed && slices.ContainsFunc(groups, func(o group) bool {

@@ -206,12 +206,16 @@ func noErrors(t *testing.T, jobs []*job) {
 	}
 }
 
-// TestTurnsShare: sequences of three adapters that run beside each other get on alike, and few changes are made.
+// TestTurnsShare: sequences of three adapters that are watched get on alike, and few changes are made.
 func TestTurnsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := adapterWorld(t, 1000)
 		kinds := append(fleet(2), nil)
-		jobs := w.each(t, kinds, 200, 0)
+		var jobs []*job
+		for i, a := range kinds {
+			jobs = append(jobs, newJob(t, a, 200, i, true))
+		}
+		w.enter(jobs...)
 		began := time.Now()
 		finish(t, jobs)
 		noErrors(t, jobs)
@@ -229,6 +233,33 @@ func TestTurnsShare(t *testing.T) {
 		if s.ChangeCost < 4*time.Millisecond || s.ChangeCost > 6*time.Millisecond {
 			t.Errorf("a change costs %v, want 5 ms", s.ChangeCost)
 		}
+	})
+}
+
+// TestCalmTurnsAreLong: where nobody watches, those of one adapter are done before those of the next begin; but not where
+// they would take for ever.
+func TestCalmTurnsAreLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := adapterWorld(t, 1000)
+		kinds := fleet(2)
+		finish(t, w.each(t, kinds, 1, 90)) // both are loaded
+		before, began := w.read(), time.Now()
+		jobs := w.each(t, kinds, 100, 0)
+		finish(t, jobs)
+		if first := minTime(jobs[0].done, jobs[1].done).Sub(began); first > 1100*time.Millisecond {
+			t.Errorf("the first took %v for 100 steps", first)
+		}
+		if n := w.read().Changes - before.Changes; n > 2 {
+			t.Errorf("%d changes", n)
+		}
+		began = time.Now()
+		long := w.each(t, []*adapter{kinds[0]}, 900, 0)
+		short := w.each(t, []*adapter{kinds[1]}, 10, 1)
+		finish(t, append(long, short...))
+		if took := short[0].done.Sub(began); took > calmTurn+200*time.Millisecond {
+			t.Errorf("the short one took %v", took)
+		}
+		noErrors(t, slices.Concat(jobs, long, short))
 	})
 }
 
@@ -393,8 +424,8 @@ func TestParkedHoldsNoRoom(t *testing.T) {
 		kinds := fleet(3)
 		kinds[2].bytes = 200 // all there is
 		finish(t, w.each(t, kinds[:2], 1, 90))
-		jobs := w.each(t, kinds[:2], 50, 0)
-		time.Sleep(300 * time.Millisecond)                        // both draw
+		jobs := w.each(t, kinds[:2], 300, 0)
+		time.Sleep(calmTurn + 300*time.Millisecond)               // both draw
 		jobs = append(jobs, w.many(t, 60, kinds[1:2], 50, 10)...) // four seconds
 		jobs = append(jobs, w.many(t, 3, kinds[:1], 50, 50)...)
 		time.Sleep(500 * time.Millisecond)
@@ -538,8 +569,9 @@ func TestTurns(t *testing.T) {
 	a := fleet(3)
 	at := time.Unix(1000, 0)
 	nearby := at.Add(time.Second)
-	both := []group{{adapter: a[0], rows: 2}, {adapter: a[1], rows: 1}}
-	hurry := []group{{adapter: a[0], rows: 9}, {adapter: a[1], rows: 1}, {adapter: a[2], rows: 1, deadline: nearby}}
+	both := []group{{adapter: a[0], rows: 2}, {adapter: a[1], rows: 1, urgent: true}}
+	calm := []group{{adapter: a[0], rows: 2, urgent: true}, {adapter: a[1], rows: 1}}
+	hurry := []group{{adapter: a[0], rows: 9}, {adapter: a[1], rows: 1}, {adapter: a[2], rows: 1, deadline: nearby, urgent: true}}
 	for name, c := range map[string]struct {
 		turns  turns
 		groups []group
@@ -549,6 +581,8 @@ func TestTurns(t *testing.T) {
 		"one":                     {turns{now: a[0], begun: at}, []group{{adapter: a[1]}}, false, a[1]},
 		"not over yet":            {turns{now: a[0], begun: at.Add(-150 * time.Millisecond)}, both, false, a[0]},
 		"over":                    {turns{now: a[0], begun: at.Add(-200 * time.Millisecond)}, both, false, a[1]},
+		"nobody waits for it":     {turns{now: a[0], begun: at.Add(time.Millisecond - calmTurn)}, calm, false, a[0]},
+		"but not for ever":        {turns{now: a[0], begun: at.Add(-calmTurn)}, calm, false, a[1]},
 		"fixed":                   {turns{now: a[0], begun: at.Add(-time.Hour)}, both, true, a[0]},
 		"its work is done":        {turns{now: a[2], begun: at}, both, false, a[0]},
 		"in line":                 {turns{now: a[2], begun: at, line: []*adapter{a[1]}}, both, false, a[1]},
