@@ -215,6 +215,8 @@ func (c *cost) note(rows int, took time.Duration) {
 	}
 	usual, seen := c.typical[rows]
 	switch {
+	case c.changed && seen && took.Seconds() < usual: // that was too much: there may be no call without a change to show it
+		c.typical[rows] = smooth(usual, took.Seconds())
 	case c.changed && seen:
 		c.learn(took.Seconds() - usual)
 	case !c.changed:

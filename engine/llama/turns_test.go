@@ -602,6 +602,25 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// TestChangeCost: what a change costs is learned, even where the first calls of a size took longer than usual and every
+// later one comes behind a change.
+func TestChangeCost(t *testing.T) {
+	c := cost{}
+	c.note(2, 40*time.Millisecond) // the first is slow
+	for range 200 {
+		for i := range 1 + turnFactor*c.change()/(20*time.Millisecond) { // a turn
+			took := 20 * time.Millisecond
+			if c.changed = i == 0; c.changed {
+				took += 5 * time.Millisecond
+			}
+			c.note(2, took)
+		}
+	}
+	if got := c.change(); got < 4*time.Millisecond || got > 6*time.Millisecond {
+		t.Errorf("got %v, want 5 ms", got)
+	}
+}
+
 func TestFavour(t *testing.T) {
 	a := fleet(3)
 	at := time.Unix(1000, 0)
