@@ -99,7 +99,7 @@ func parse(args []string, stderr io.Writer) (c llama.Config, fd int, version boo
 	f.StringVar(&c.Model.Settings, "settings", "", "`SHA-256` of the serving settings")
 	f.IntVar(&c.Slots, "slots", 0, "sequences at the same moment (default 8 on a CPU, 64 on a GPU)")
 	f.IntVar(&c.Context, "context", 0, "tokens in the KV cache, for all sequences (default 8192 on a CPU; on a GPU 2048 a slot, within half of the memory that the weights leave)")
-	f.IntVar(&c.Rows, "rows", 0, "most tokens of one native call (default 128 on a CPU, 512 on a GPU)")
+	f.IntVar(&c.Rows, "rows", 0, "most tokens of one native call (default 256 on a CPU, 512 on a GPU)")
 	f.DurationVar(&c.StepTarget, "pause", 0, "how long answers that nobody watches may pause for prompts (default 1s on a CPU, 150ms on a GPU)")
 	f.Float64Var(&c.Stretch, "stretch", 0, "how many times as far apart as usual the tokens of a watched answer may come while a prompt is computed (default 2)")
 	f.DurationVar(&c.Tenure, "tenure", 0, "how long waiting requests of one adapter go before those of others (default 10s)")

@@ -63,7 +63,7 @@ type Config struct {
 	// Threads compute. 0: a thread for each core that this process may use, but one, which is left to everything else;
 	// at least 1.
 	Threads int
-	// Rows is the most tokens of one native call, more than Slots. 0: 128 on a CPU, 512 on an accelerator.
+	// Rows is the most tokens of one native call, more than Slots. 0: 256 on a CPU, 512 on an accelerator.
 	Rows int
 	// StepTarget is about how long those who draw may pause while prompts are computed, where nobody watches them. On a
 	// CPU prompts then have calls of their own, and more makes calls fuller; on an accelerator it is the time of a step that
@@ -166,7 +166,7 @@ func Open(c Config) (*Engine, error) {
 }
 
 func (c *Config) setDefaults(dev device) {
-	slots, rows, target := 8, 128, time.Second
+	slots, rows, target := 8, 256, time.Second
 	c.cool, c.apart = 256, true
 	c.drawers = min(drawers, runtime.GOMAXPROCS(0)-c.Threads+1) // between two calls the threads of ggml spin, but one
 	if dev.accelerated() {
