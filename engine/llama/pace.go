@@ -53,6 +53,9 @@ const (
 	spare = 1.25
 	// margin is the part of what is allowed beside watched answers that is aimed at: steps vary.
 	margin = 0.8
+	// filling is the part of it that shown tokens are held back by: the prompt's cells make the answers' own steps longer
+	// than those before it came.
+	filling = 0.8
 	// leastFit is the least size of an accelerator's step beside watched answers; others are twice, four times… as large.
 	leastFit = 8
 	// settled is how many steps of a size come before those whose time counts: a graph is captured in the second.
@@ -107,7 +110,7 @@ func (p *pace) begin(d demand, most int) {
 		calm > 0 && p.longer(d) > 0 && call > 0 && call < p.target.Seconds()
 	switch {
 	case p.hidden:
-		p.gap = calm + p.longer(d)
+		p.gap = calm + filling*p.longer(d)
 	case p.apart && p.stretch > 0:
 		p.gap, p.credit = calm/2, 0
 	}
