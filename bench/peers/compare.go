@@ -152,16 +152,12 @@ func (c *contest) rivals(ctx context.Context, w workload, r *row) (rivals []riva
 }
 
 // best tries settings on the workload and names the fastest.
-func (c *contest) best(ctx context.Context, w workload, out *outcome, settings []string, start func(more string) (side, error)) (setting string, err error) {
-	most := 0.0
-	best, err := choose(settings, start, func(i int, x side) (float64, error) {
+func (c *contest) best(ctx context.Context, w workload, out *outcome, settings []string, start func(more string) (side, error)) (setting string, _ error) {
+	best, at, err := choose(settings, start, func(i int, x side) (float64, error) {
 		t, err := round(ctx, x, c.trial(w, trialRounds+i))
 		if err == nil {
 			out.Tried = append(out.Tried, trial{x.command(), t.rate})
 			progress("%s, trial: %s %s: %.1f tokens/s", w.key, x.name(), settings[i], t.rate)
-			if t.rate >= most {
-				most, setting = t.rate, settings[i]
-			}
 		}
 		return t.rate, err
 	})
@@ -170,7 +166,7 @@ func (c *contest) best(ctx context.Context, w workload, out *outcome, settings [
 	}
 	out.Command = best.command()
 	best.close()
-	return setting, nil
+	return settings[at], nil
 }
 
 // trial is what a side answers before a round that counts.
@@ -178,30 +174,30 @@ func (c *contest) trial(w workload, number int) []request {
 	return w.requests(number, trialTurns*c.o.slots)
 }
 
-// choose starts a side with each of the settings, keeps the one that scores most and closes the others: all of them after
-// an error.
-func choose[S interface{ close() }](settings []string, start func(more string) (S, error), score func(i int, x S) (float64, error)) (best S, err error) {
+// choose starts a side with each of the settings, keeps the one that scores most, which has the settings at that index, and
+// closes the others: all of them after an error.
+func choose[S interface{ close() }](settings []string, start func(more string) (S, error), score func(i int, x S) (float64, error)) (best S, at int, err error) {
 	drop, most := func() {}, math.Inf(-1)
 	for i, more := range settings {
 		x, err := start(more)
 		if err != nil {
 			drop()
-			return best, err
+			return best, 0, err
 		}
 		n, err := score(i, x)
 		if err != nil {
 			x.close()
 			drop()
-			return best, err
+			return best, 0, err
 		}
 		if n < most {
 			x.close()
 			continue
 		}
 		drop()
-		best, drop, most = x, x.close, n
+		best, at, drop, most = x, i, x.close, n
 	}
-	return best, nil
+	return best, at, nil
 }
 
 // trialTurns are how many requests each slot has in a trial: what a slot held before costs some settings more.

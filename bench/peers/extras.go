@@ -89,7 +89,7 @@ func pause(ctx context.Context, c *contest, x *extra) error {
 // steadiest is llama-server with the settings that make the shortest pauses.
 func steadiest(ctx context.Context, c *contest, x *extra) (*theirs, error) {
 	start := func(more string) (*theirs, error) { return startTheirs(ctx, c.o, c.file, 0, more) }
-	best, err := choose(pauseSettings, start, func(i int, s *theirs) (float64, error) {
+	best, _, err := choose(pauseSettings, start, func(i int, s *theirs) (float64, error) {
 		g, err := pauses(ctx, s, c.words, trialRounds+i)
 		if err == nil {
 			x.Tried = append(x.Tried, trial{s.command(), ms(g.beside)})
