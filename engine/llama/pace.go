@@ -53,8 +53,8 @@ const (
 	spare = 1.25
 	// margin is the part of what is allowed beside watched answers that is aimed at: steps vary.
 	margin = 0.8
-	// filling is the part of it that shown tokens are held back by: the prompt's cells make the answers' own steps longer
-	// than those before it came.
+	// filling is the part of what remains that hidden calls hold tokens back by: with the prompt's cells the answers' own
+	// steps take longer than those that were learned from.
 	filling = 0.8
 	// leastFit is the least size of an accelerator's step beside watched answers; others are twice, four times… as large.
 	leastFit = 8

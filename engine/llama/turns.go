@@ -11,7 +11,7 @@ import (
 //
 //   - A turn is at least turnFactor times as long as what a change costs, by the mean of what changes have cost here; a
 //     change then takes less than a tenth of the time. Of several sequences it is as many times as long, up to longTurn.
-//     While nobody watches any of them it is calmTurn: who waits is no later for it on average, since others are done sooner.
+//     While nobody watches what the others draw it is calmTurn: they are no later on average, since some are done sooner.
 //   - Adapters wait in line, and go to its end after their turn. So each waits for one turn of each other.
 //   - Whose deadline is near goes first, and cuts a long turn short; but not twice in a row while others wait.
 //   - Who would compute in far fuller calls when others of the same adapter have come has no turn before (thin).
