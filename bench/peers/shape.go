@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/x448/float16"
+
 	"lorry/engine/gguf"
 )
 
@@ -122,9 +124,12 @@ func numbers(t gguf.Tensor, l layout, draw *rand.Rand) []byte {
 	}
 	spread := math.Exp2(float64(l.bits)) / math.Sqrt(12) // of numbers of so many bits
 	scale := 1 / (spread * math.Sqrt(float64(t.Shape[0])))
-	before := binary.LittleEndian.AppendUint16(nil, half(scale))
+	half := func(b []byte, x float64) []byte {
+		return binary.LittleEndian.AppendUint16(b, float16.Fromfloat32(float32(x)).Bits())
+	}
+	before := half(nil, scale)
 	if l.zero != 0 {
-		before = binary.LittleEndian.AppendUint16(before, half(-l.zero*scale))
+		before = half(before, -l.zero*scale)
 	}
 	for at := 0; at < len(out); at += copy(out[at:], before) + 4*l.bits {
 		for i := at + len(before); i < at+len(before)+4*l.bits; i += 8 {
@@ -132,10 +137,4 @@ func numbers(t gguf.Tensor, l layout, draw *rand.Rand) []byte {
 		}
 	}
 	return out
-}
-
-// half is a number of the usual size as float16, cut off.
-func half(x float64) uint16 {
-	b := math.Float32bits(float32(x))
-	return uint16(b>>16&0x8000) | uint16((int32(b>>23&0xff)-112)<<10) | uint16(b>>13&0x3ff)
 }

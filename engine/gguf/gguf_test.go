@@ -433,6 +433,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(whole)
 	f.Add(whole[:300])
 	f.Add([]byte("GGUF\x03\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00"))
+	f.Add(write(f, []Setting{text("general.architecture", "llama")}, []Tensor{matrix("blk.0.attn_q.weight", q41, 256, 64)}))
 	base := read(f, whole)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		file, err := Read(bytes.NewReader(b), int64(len(b)))
@@ -451,6 +452,12 @@ func FuzzRead(f *testing.F) {
 		}
 		_ = CheckModel(file)
 		_ = CheckAdapter(file, base)
+		if err := Symmetric(io.Discard, file, bytes.NewReader(b)); err != nil {
+			t.Errorf("a model can't be written: %v", err)
+		}
+		if err := Offsets(io.Discard, file, bytes.NewReader(b)); err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("offsets can't be written: %v", err)
+		}
 		if err := Finite(file, bytes.NewReader(b)); err != nil && !errors.Is(err, ErrInvalid) {
 			t.Errorf("a tensor can't be read: %v", err)
 		}

@@ -1,7 +1,6 @@
 package gguf
 
 import (
-	"fmt"
 	"io"
 	"strings"
 )
@@ -26,18 +25,9 @@ func (f *File) Rank() (rank int64) {
 // Widen writes an adapter, whose numbers it reads from r, with zeros added so that its rank is times as large. It changes
 // a weight by the same numbers: times is a power of two, so that its scale, alpha ÷ rank, is the same to the last bit.
 func Widen(w io.Writer, f *File, r io.ReaderAt, times int64) error {
-	var failed error
-	err := Write(w, f.widerSettings(times), f.widerTensors(times), func(i int) []byte {
-		wide, err := f.wider(r, f.Tensors[i], times)
-		if err != nil && failed == nil {
-			failed = err
-		}
-		return wide
+	return f.rewrite(w, r, f.widerSettings(times), f.widerTensors(times), f.Tensors, func(i int, numbers []byte) ([]byte, error) {
+		return wider(f.Tensors[i], numbers, times), nil
 	})
-	if failed != nil {
-		return failed
-	}
-	return err
 }
 
 func (f *File) widerSettings(times int64) (all []Setting) {
@@ -63,11 +53,7 @@ func (f *File) widerTensors(times int64) (all []Tensor) {
 }
 
 // wider is a tensor's numbers with zeros behind each matrix of an A, whose rows these are, and behind each row of a B.
-func (f *File) wider(r io.ReaderAt, t Tensor, times int64) ([]byte, error) {
-	numbers := make([]byte, t.Bytes())
-	if _, err := r.ReadAt(numbers, f.Data+t.Offset); err != nil {
-		return nil, fmt.Errorf("gguf: tensor %q: %w", t.Name, err)
-	}
+func wider(t Tensor, numbers []byte, times int64) []byte {
 	part := t.Type.bytes() * t.Shape[0]
 	if strings.HasSuffix(t.Name, sideA) {
 		part *= t.Shape[1]
@@ -76,5 +62,5 @@ func (f *File) wider(r io.ReaderAt, t Tensor, times int64) ([]byte, error) {
 	for at := int64(0); at < int64(len(numbers)); at += part {
 		copy(wide[at*times:], numbers[at:at+part])
 	}
-	return wide, nil
+	return wide
 }
