@@ -47,7 +47,7 @@ type Config struct {
 	Slots     int           `yaml:"slots" env:"SLOTS" for:"up worker" doc:"sequences that run at the same moment; 0: the engine's choice"`
 	Threads   int           `yaml:"threads" env:"THREADS" for:"up worker tool" doc:"CPU threads of llama; 0: what the machine allows, but for one, shared between the workers"`
 	Context   int           `yaml:"context" env:"CONTEXT" for:"up worker" doc:"longest prompt and answer together, in tokens; 0: the model's own, within the engine's bound"`
-	Rows      int           `yaml:"rows" env:"ROWS" for:"up worker" doc:"most tokens that llama computes in one call; 0: 256 on a CPU (with more than 63 an answer's last bits change with its neighbours), 512 on a GPU"`
+	Rows      int           `yaml:"rows" env:"ROWS" for:"up worker" doc:"most tokens that llama computes in one call; 0: 256 on a CPU (with more than 63, and with weights that llama.cpp packs for it, an answer's last bits change with its neighbours), 512 on a GPU"`
 	Pause     time.Duration `yaml:"pause" env:"PAUSE" for:"up worker" doc:"how long answers that nobody watches may pause while llama computes prompts; longer makes calls fuller; 0: 1s on a CPU, 150ms on a GPU"`
 	Stretch   float64       `yaml:"stretch" env:"STRETCH" for:"up worker" doc:"how many times as far apart as usual the tokens of an answer that is streamed or nearly due may come while llama computes a prompt; less is steadier, and the prompt comes later; 0: 2"`
 	Tenure    time.Duration `yaml:"tenure" env:"TENURE" for:"up worker" doc:"how long waiting requests of one adapter go before those of others; 0: 10s"`

@@ -1,7 +1,6 @@
 package llama
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -146,16 +145,11 @@ func (a *adapter) widened() (path string, remove func()) {
 	if a.wider == 0 {
 		return a.path, none
 	}
-	f, err := os.CreateTemp("", "lorry-adapter-*")
+	path, done, err := temporary(a.widen)
 	if err != nil {
 		return a.path, none
 	}
-	remove = func() { _ = os.Remove(f.Name()) }
-	if err := errors.Join(a.widen(f), f.Close()); err != nil {
-		remove()
-		return a.path, none
-	}
-	return f.Name(), remove
+	return path, done
 }
 
 func (a *adapter) widen(w io.Writer) error {
@@ -303,19 +297,26 @@ func (m *model) use(handle llama.AdapterLora) bool {
 	if handle == m.adapter {
 		return true
 	}
-	if !useAdapter(m.ctx, cmp.Or(handle, m.adapter), handle != 0) {
+	if !m.compute(m.ctx, handle, m.adapter) {
 		return false
 	}
 	m.adapter = handle
 	return true
 }
 
-// useAdapter has a context compute with an adapter, or no longer. llama.cpp takes no empty list: none is named by the
-// scale 0.
-func useAdapter(ctx llama.Context, handle llama.AdapterLora, yes bool) bool {
-	var scale float32
-	if yes {
-		scale = 1
+// compute has a context compute with an adapter, or with none for 0, where it did with the one before.
+func (m *model) compute(ctx llama.Context, handle, before llama.AdapterLora) bool {
+	var list []llama.AdapterLora
+	var scales []float32
+	add := func(a llama.AdapterLora, scale float32) { list, scales = append(list, a), append(scales, scale) }
+	if m.offsets != 0 {
+		add(m.offsets, 1)
 	}
-	return llama.SetAdaptersLora(ctx, []llama.AdapterLora{handle}, []float32{scale}) == 0
+	switch {
+	case handle != 0:
+		add(handle, 1)
+	case m.offsets == 0:
+		add(before, 0) // llama.cpp takes no empty list: none is named by the scale 0
+	}
+	return llama.SetAdaptersLora(ctx, list, scales) == 0
 }

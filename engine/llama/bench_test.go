@@ -153,6 +153,38 @@ func BenchmarkRank(b *testing.B) {
 	}
 }
 
+// BenchmarkSymmetric: a model of Q4_1 with its weights split against the same as its file has it: how many times as fast
+// it computes a prompt of 200 tokens and makes 1, 4 and 8 answers, and how much higher its perplexity is.
+func BenchmarkSymmetric(b *testing.B) {
+	for b.Loop() {
+		var split, whole [5]float64
+		for asIs, out := range map[bool]*[5]float64{false: &split, true: &whole} {
+			c := config(b)
+			c.Threads, c.Context, c.asIs = 2, benchCells, asIs
+			x, err := OpenBench(c)
+			if err != nil {
+				b.Fatal(err)
+			}
+			speeds := []func() (float64, error){func() (float64, error) { return x.Prompt(200) }}
+			for _, n := range []int{1, 4, 8} {
+				speeds = append(speeds, func() (float64, error) { return x.Answers(n) })
+			}
+			for i, f := range speeds {
+				if out[i], err = f(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if out[4], _, err = x.Perplexity(func(int, int) {}); err != nil {
+				b.Fatal(err)
+			}
+			x.Close()
+		}
+		for i, name := range []string{"prompt", "1answer", "4answers", "8answers", "perplexity"} {
+			b.ReportMetric(split[i]/whole[i], name)
+		}
+	}
+}
+
 // BenchmarkPause is how long an answer pauses at most between two tokens while a prompt of 1,500 tokens is computed.
 func BenchmarkPause(b *testing.B) {
 	for _, target := range []time.Duration{-1, 0} {

@@ -1,7 +1,6 @@
 package llama
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -565,7 +564,10 @@ func (m *model) newEmbedContext() (vectors, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a context for vectors: %w", library.log.explain(err))
 	}
-	attach(c.ctx, m.pool)
+	if err := m.equip(c.ctx); err != nil {
+		llama.Free(c.ctx)
+		return nil, fmt.Errorf("make a context for vectors: %w", err)
+	}
 	if c.mem, err = llama.GetMemory(c.ctx); err != nil || c.mem == 0 {
 		llama.Free(c.ctx)
 		return nil, fmt.Errorf("make a context for vectors: it has no memory")
@@ -611,7 +613,7 @@ func (c *embedContext) use(handle llama.AdapterLora) bool {
 	if handle == c.named {
 		return true
 	}
-	if !useAdapter(c.ctx, cmp.Or(handle, c.named), handle != 0) {
+	if !c.model.compute(c.ctx, handle, c.named) {
 		return false
 	}
 	c.named = handle

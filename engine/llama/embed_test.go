@@ -82,6 +82,9 @@ func ownMean(t *testing.T, e *Engine, text string) engine.Vector {
 		t.Fatal(err)
 	}
 	defer llama.Free(ctx)
+	if err := e.model.equip(ctx); err != nil {
+		t.Fatal(err)
+	}
 	b := llama.BatchInit(512, 0, 1)
 	defer llama.BatchFree(b)
 	for i, id := range e.model.vocab.passage(text) {

@@ -12,10 +12,14 @@
 // positions are compared before any cell is shared.
 //
 // Calls of prompts alone and calls of less than 64 rows with answers are what a CPU is fastest with (pace). llama.cpp's
-// attention takes another path from 64 rows on, and adds up in the order of cells, so an answer's logits depend on its
-// neighbours in the last bits, and with quantized weights by some hundredths; so they do on a beginning that another
-// computed. With Rows of at most 63, one thread and nothing shared they are the same alone and in a batch until a sequence
-// leaves. Who needs the same bits always asks for a deterministic answer (exactLane).
+// attention takes another path from 64 rows on, and adds up in the order of cells, and the weights that it packs for a CPU
+// are multiplied with four rows otherwise than with one. So an answer's logits depend on its neighbours in the last bits, and
+// with quantized weights by some hundredths; so they do on a beginning that another computed. With Rows of at most 63, one
+// thread, weights that are not packed and nothing shared they are the same alone and in a batch until a sequence leaves. Who
+// needs the same bits always asks for a deterministic answer (exactLane).
+//
+// Weights of Q4_1, which llama.cpp packs for no CPU, are split there into such of Q4_0, which it packs, and their offsets
+// (symmetric).
 //
 // llama.cpp is C++: it ends the process where it asserts, and reads memory where a file or an argument misleads it. So
 // every id, index and count is checked here first, and the package belongs into a process of its own (cmd/lorry-engine).
@@ -111,6 +115,7 @@ type Config struct {
 
 	cool  int  // idle cells that are kept though they could be in host memory; 0: all
 	apart bool // prompts and answers have calls of their own
+	asIs  bool // weights are computed as the file has them
 
 	drawers int // goroutines that draw; less than 1: one does
 }

@@ -216,7 +216,7 @@ func (r *Report) load(c Inspection) error {
 		}
 	}
 	e, err := Open(Config{Lib: c.Lib, File: cmp.Or(c.Base, c.File), Model: engine.Model{Name: "inspected", Base: "unknown"}, Slots: 1, Context: 256,
-		Device: "cpu", Threads: 1, Renderer: c.Renderer})
+		Device: "cpu", Threads: 1, Renderer: c.Renderer, asIs: true})
 	if err != nil {
 		return err
 	}
@@ -240,8 +240,8 @@ func (m *model) attach(path string) error {
 	if err != nil || handle == 0 {
 		return fmt.Errorf("llama: load adapter %s: %w", path, library.log.explain(errors.Join(err, errors.New("llama.cpp does not say why"))))
 	}
-	if code := llama.SetAdaptersLora(m.ctx, []llama.AdapterLora{handle}, []float32{1}); code != 0 {
-		return fmt.Errorf("llama: use adapter %s: code %d", path, code)
+	if !m.use(handle) {
+		return fmt.Errorf("llama: llama.cpp can't use the adapter %s", path)
 	}
 	return nil
 }

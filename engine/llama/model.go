@@ -31,6 +31,7 @@ type model struct {
 	params   llama.ContextParams // of ctx
 	pool     llama.Threadpool    // of all its contexts; 0: each call starts its own threads
 	adapter  llama.AdapterLora   // that ctx computes with; 0: none
+	offsets  llama.AdapterLora   // of weights that were split, which all contexts compute with; 0: none were
 	branches bool                // a range of one sequence's cells may be shared with another
 	// listing is held while an adapter is loaded, and while a context is made: llama.cpp then reads the list of a model's
 	// adapters, which has no lock.
@@ -53,12 +54,13 @@ func openModel(c Config, dev device) (*model, error) {
 	if dev.accelerated() && c.Device != "" {
 		p.SplitMode = llama.SplitModeNone // the one that was asked for, alone
 	}
-	handle, err := llama.ModelLoadFromFile(c.File, p)
-	if err != nil {
-		return nil, fmt.Errorf("llama: load model %s: %w", c.File, library.log.explain(err))
+	m := &model{slots: c.Slots, rows: c.Rows, listing: new(sync.Mutex)}
+	if err := m.read(c, dev, p); err != nil {
+		m.free()
+		return nil, fmt.Errorf("llama: load model %s: %w", c.File, err)
 	}
-	m := &model{handle: handle, slots: c.Slots, rows: c.Rows, listing: new(sync.Mutex)}
-	if err = m.inspect(); err == nil {
+	err := m.inspect()
+	if err == nil {
 		err = m.readTemplate(c.Renderer)
 	}
 	if err == nil {
@@ -69,6 +71,20 @@ func openModel(c Config, dev device) (*model, error) {
 		return nil, fmt.Errorf("llama: model %s: %w", c.File, err)
 	}
 	return m, nil
+}
+
+// read reads the weights.
+func (m *model) read(c Config, dev device, p llama.ModelParams) (err error) {
+	if !c.asIs && !dev.accelerated() {
+		err = m.symmetric(c, p)
+	}
+	if err != nil || m.handle != 0 {
+		return err
+	}
+	if m.handle, err = llama.ModelLoadFromFile(c.File, p); err != nil {
+		return library.log.explain(err)
+	}
+	return nil
 }
 
 // twin is another context over the same weights, for one sequence at a time of up to the limit. It must be freed before
@@ -174,11 +190,22 @@ func (m *model) create(p llama.ContextParams) (err error) {
 	if m.mem, err = llama.GetMemory(m.ctx); err != nil || m.mem == 0 {
 		return errors.New("it has no KV cache")
 	}
-	attach(m.ctx, m.pool)
+	if err := m.equip(m.ctx); err != nil {
+		return err
+	}
 	m.params = p
 	m.cells = int(llama.NCtx(m.ctx))
 	m.rows = min(m.rows, int(llama.NBatch(m.ctx)))
 	m.batch = llama.BatchInit(int32(m.rows), 0, 1)
+	return nil
+}
+
+// equip gives a new context what all of a model's have.
+func (m *model) equip(ctx llama.Context) error {
+	attach(ctx, m.pool)
+	if m.offsets != 0 && !m.compute(ctx, 0, 0) {
+		return errors.New("it can't compute with the offsets of its weights")
+	}
 	return nil
 }
 
