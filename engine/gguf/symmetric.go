@@ -59,11 +59,12 @@ func Symmetric(w io.Writer, f *File, r io.ReaderAt) error {
 			tensors[i].Type = q40
 		}
 	}
-	return f.rewrite(w, r, f.Settings, tensors, f.Tensors, func(i int, numbers []byte) ([]byte, error) {
-		if f.Tensors[i].splits() {
-			return symmetric(numbers), nil
+	return rewrite(w, f.Settings, tensors, func(i int) ([]byte, error) {
+		numbers, err := f.numbers(r, f.Tensors[i])
+		if err == nil && tensors[i].Type != f.Tensors[i].Type {
+			numbers = symmetric(numbers)
 		}
-		return numbers, nil
+		return numbers, err
 	})
 }
 
@@ -85,14 +86,18 @@ func Offsets(w io.Writer, f *File, r io.ReaderAt) error {
 	for _, t := range f.Tensors {
 		if t.splits() {
 			a, b := t.sides()
-			from, tensors = append(from, t, t), append(tensors, a, b)
+			from, tensors = append(from, t), append(tensors, a, b)
 		}
 	}
-	return f.rewrite(w, r, f.loraSettings(), tensors, from, func(i int, numbers []byte) ([]byte, error) {
+	return rewrite(w, f.loraSettings(), tensors, func(i int) ([]byte, error) {
 		if i%2 == 0 {
-			return sums(from[i]), nil
+			return sums(from[i/2]), nil
 		}
-		return offsets(from[i], numbers)
+		numbers, err := f.numbers(r, from[i/2])
+		if err != nil {
+			return nil, err
+		}
+		return offsets(from[i/2], numbers)
 	})
 }
 
@@ -146,18 +151,15 @@ func offsets(t Tensor, blocks []byte) ([]byte, error) {
 
 func number16(b []byte) float32 { return float16.Frombits(binary.LittleEndian.Uint16(b)).Float32() }
 
-// rewrite writes tensors, each of what change makes of the numbers of the same one of from, which are f's.
-func (f *File) rewrite(w io.Writer, r io.ReaderAt, settings []Setting, tensors, from []Tensor, change func(i int, numbers []byte) ([]byte, error)) error {
+// rewrite is Write with numbers that may be refused, or fail to be read.
+func rewrite(w io.Writer, settings []Setting, tensors []Tensor, numbers func(i int) ([]byte, error)) error {
 	var failed error
 	err := Write(w, settings, tensors, func(i int) []byte {
-		numbers, err := f.numbers(r, from[i])
-		if err == nil {
-			numbers, err = change(i, numbers)
-		}
+		b, err := numbers(i)
 		if failed == nil {
 			failed = err
 		}
-		return numbers
+		return b
 	})
 	if failed != nil {
 		return failed

@@ -25,7 +25,11 @@ func (f *File) Rank() (rank int64) {
 // Widen writes an adapter, whose numbers it reads from r, with zeros added so that its rank is times as large. It changes
 // a weight by the same numbers: times is a power of two, so that its scale, alpha ÷ rank, is the same to the last bit.
 func Widen(w io.Writer, f *File, r io.ReaderAt, times int64) error {
-	return f.rewrite(w, r, f.widerSettings(times), f.widerTensors(times), f.Tensors, func(i int, numbers []byte) ([]byte, error) {
+	return rewrite(w, f.widerSettings(times), f.widerTensors(times), func(i int) ([]byte, error) {
+		numbers, err := f.numbers(r, f.Tensors[i])
+		if err != nil {
+			return nil, err
+		}
 		return wider(f.Tensors[i], numbers, times), nil
 	})
 }
