@@ -42,7 +42,8 @@ type model struct {
 // openModel loads a file and makes its context. A bad file is one clear error, as far as llama.cpp does not abort on
 // it: untrusted files belong in a process of their own.
 func openModel(c Config, dev device) (*model, error) {
-	if err := checkFile(c.File); err != nil {
+	head, err := checkFile(c.File)
+	if err != nil {
 		return nil, err
 	}
 	p := llama.ModelDefaultParams()
@@ -55,12 +56,11 @@ func openModel(c Config, dev device) (*model, error) {
 		p.SplitMode = llama.SplitModeNone // the one that was asked for, alone
 	}
 	m := &model{slots: c.Slots, rows: c.Rows, listing: new(sync.Mutex)}
-	if err := m.read(c, dev, p); err != nil {
+	if err := m.read(c, dev, head, p); err != nil {
 		m.free()
 		return nil, fmt.Errorf("llama: load model %s: %w", c.File, err)
 	}
-	err := m.inspect()
-	if err == nil {
+	if err = m.inspect(); err == nil {
 		err = m.readTemplate(c.Renderer)
 	}
 	if err == nil {
@@ -74,8 +74,8 @@ func openModel(c Config, dev device) (*model, error) {
 }
 
 // read reads the weights.
-func (m *model) read(c Config, dev device, p llama.ModelParams) (err error) {
-	if !c.asIs && !dev.accelerated() {
+func (m *model) read(c Config, dev device, head *gguf.File, p llama.ModelParams) (err error) {
+	if !c.asIs && !dev.accelerated() && head.Splits() {
 		err = m.symmetric(c, p)
 	}
 	if err != nil || m.handle != 0 {
@@ -372,15 +372,14 @@ func (m *model) why(code int32) string {
 }
 
 // checkFile refuses what llama.cpp would only fail to load, and what it would end the process over.
-func checkFile(path string) error {
-	f, err := gguf.Open(path)
-	if err == nil {
-		err = gguf.CheckModel(f)
+func checkFile(path string) (head *gguf.File, err error) {
+	if head, err = gguf.Open(path); err == nil {
+		err = gguf.CheckModel(head)
 	}
 	if err != nil {
-		return fmt.Errorf("llama: model %s: %w", path, err)
+		return nil, fmt.Errorf("llama: model %s: %w", path, err)
 	}
-	return nil
+	return head, nil
 }
 
 func ignoreEOF(err error) error {

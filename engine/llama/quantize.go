@@ -113,7 +113,7 @@ func Format(lib, file string) (string, error) {
 	if err := load(lib); err != nil {
 		return "", err
 	}
-	if err := checkFile(file); err != nil {
+	if _, err := checkFile(file); err != nil {
 		return "", err
 	}
 	p := llama.ModelDefaultParams()

@@ -12,12 +12,8 @@ import (
 
 // symmetric loads a model whose weights of Q4_1 are split into such of Q4_0, which llama.cpp packs for a processor, and
 // their offsets: the same weights, with which a prompt takes half the time (BenchmarkSymmetric). The handle stays 0 where
-// there is nothing to split, and where it can't be: the file as it is computes the same, only slower.
+// they can't be split: the file as it is computes the same, only slower.
 func (m *model) symmetric(c Config, p llama.ModelParams) error {
-	head, err := gguf.Open(c.File)
-	if err != nil || !head.Splits() {
-		return err
-	}
 	weights, offsets, done, err := splitFile(c.File)
 	if err != nil {
 		c.Log.Warn().Err(err).Msg("the model's weights can't be split, and are computed as its file has them, which is slower")
